@@ -1,0 +1,5 @@
+"""Registered datasets."""
+
+from alignvar_arch.data.photo_dataset import PhotoDataset
+
+__all__ = ['PhotoDataset']

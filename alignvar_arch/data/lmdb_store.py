@@ -1,0 +1,140 @@
+"""A pair of LMDBs in BasicSR's format, `{base}_lq.lmdb` and `{base}_gt.lmdb`, written whole or not at all.
+
+Each is filled under a temporary name in the same folder and renamed when complete, so that a killed process leaves
+nothing under the final name and two processes writing at once end with one good copy. Beside the records lies
+`photos.json`, which says what they were made from; it is how a later run knows its own data from somebody else's.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import cv2
+import lmdb
+
+from alignvar_arch.errors import UserError
+
+MANIFEST = 'photos.json'
+PNG_LEVEL = 1  # BasicSR's own: decoding costs the same at every level, writing does not
+FIRST_MAP_SIZE = 1 << 24
+
+
+def lmdb_paths(base):
+    """Returns the paths of the LR and the GT database of a base name, in BasicSR's order (lq, gt)."""
+    return Path(f'{base}_lq.lmdb'), Path(f'{base}_gt.lmdb')
+
+
+class LmdbWriter:
+    """Fills one LMDB under a temporary name; leaving the `with` block without an error gives it its final name.
+
+    Args:
+        path: final folder, ending in `.lmdb`.
+        manifest: JSON-able dict saying what the records are made from.
+    """
+
+    def __init__(self, path, manifest):
+        self.path = Path(path)
+        self.manifest = manifest
+
+    def __enter__(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.part = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}.', suffix='.part', dir=self.path.parent))
+        self.part.chmod(0o777 & ~_umask())
+        # nobody else knows this name, so neither LMDB's lock file nor a sync at every record is needed
+        self.env = lmdb.open(str(self.part), map_size=FIRST_MAP_SIZE, lock=False, sync=False)
+        self.lines = []
+        return self
+
+    def put(self, key, image):
+        """Stores an image as PNG.
+
+        Args:
+            key: ASCII name without a dot.
+            image: uint8 array (H, W, 3), BGR.
+        """
+        png = cv2.imencode('.png', image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1].tobytes()
+        while True:
+            try:
+                with self.env.begin(write=True) as txn:
+                    txn.put(key.encode('ascii'), png)
+                break
+            except lmdb.MapFullError:
+                self.env.set_mapsize(2 * self.env.info()['map_size'])
+        height, width, channels = image.shape
+        self.lines.append(f'{key}.png ({height},{width},{channels}) {PNG_LEVEL}\n')
+
+    def __exit__(self, error, *_):
+        try:
+            self.env.sync(True)
+            self.env.close()
+            if error is None:
+                self._finish()
+        finally:
+            shutil.rmtree(self.part, ignore_errors=True)  # already renamed, or not wanted
+
+    def _finish(self):
+        (self.part / 'meta_info.txt').write_text(''.join(self.lines), encoding='ascii')
+        manifest = {**self.manifest, 'bytes': (self.part / 'data.mdb').stat().st_size}
+        text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+        (self.part / MANIFEST).write_text(text + '\n', encoding='utf-8')
+        try:
+            os.rename(self.part, self.path)
+        except OSError:
+            if not self.path.exists():
+                raise
+            check_lmdb(self.path, self.manifest)  # another process was first: is what it wrote the same?
+
+
+def check_lmdb(path, manifest):
+    """Says whether the LMDB is there and was made from what `manifest` says.
+
+    Args:
+        path: folder of the LMDB.
+        manifest: what it should have been made from.
+
+    Returns:
+        True if it is there and fits, False if nothing is there.
+
+    Raises:
+        UserError: something is there that is not ours, was made from something else, or is damaged.
+    """
+    path = Path(path)
+    if not os.path.lexists(path):
+        return False
+    mend = 'move it away or choose another dataroot; it is never replaced'
+    try:
+        found = json.loads((path / MANIFEST).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f'{path} exists but PhotoDataset did not make it (no readable {MANIFEST} in it): {mend}.')
+    size = found.pop('bytes', None)
+    if found != manifest:
+        raise UserError(f'{path} was made with other settings ({_difference(found, manifest)}): {mend}.')
+    data = path / 'data.mdb'
+    if not data.is_file() or data.stat().st_size != size or not (path / 'meta_info.txt').is_file():
+        raise UserError(f'{path} is damaged (data.mdb or meta_info.txt is missing or was cut short): {mend}.')
+    return True
+
+
+def _difference(found, wanted):
+    """Names the first key of two manifests that differs, with both values where they are short."""
+    key = next(key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key))
+    old, new = found.get(key), wanted.get(key)
+    if key != 'photos' or not isinstance(old, list):
+        return f'{key} is {old} there, {new} in the options'
+    old, new = ({photo['name']: photo for photo in photos} for photos in (old, new))
+    for word, names in (('more', set(old) - set(new)), ('fewer', set(new) - set(old))):
+        if names:
+            return f'it holds {len(names)} photographs {word}, for example {min(names)}'
+    name = min(name for name in new if new[name] != old[name])
+    return f'the photograph {name} has changed since'
+
+
+def _umask():
+    """The process's umask; mkdtemp makes folders only their owner can read, which shared data should not be."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
