@@ -1,0 +1,14 @@
+"""AlignVAR: visual autoregressive super-resolution as a plugin for BasicSR.
+
+Importing the package mends BasicSR for today's stack and registers its archs, datasets, losses, metrics and models. It
+makes no folder, reads no argument and touches no GPU.
+"""
+
+from alignvar_arch import compat
+
+compat.apply()
+
+from alignvar_arch import archs, data, losses, metrics, models  # noqa: E402
+from alignvar_arch.version import __version__  # noqa: E402
+
+__all__ = ["__version__", "archs", "compat", "data", "losses", "metrics", "models"]

@@ -1,0 +1,7 @@
+"""`python -m alignvar_arch` is the console command `basicsr`."""
+
+import sys
+
+from alignvar_arch.cli import main
+
+sys.exit(main())

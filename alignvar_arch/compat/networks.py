@@ -1,0 +1,97 @@
+"""Models: weights are read safely and misfits are named; AdamW stands beside Adam.
+
+`BaseModel.load_network` unpickles whatever the file holds, knows `.pth` only, and answers a wrong file with KeyError or
+with torch's list of every key. `BaseModel.get_optimizer` knows Adam only.
+"""
+
+import torch
+from basicsr.losses import basic_loss
+from basicsr.models.base_model import BaseModel
+from basicsr.utils import get_root_logger
+
+from alignvar_arch import checkpoints
+from alignvar_arch.errors import UserError
+
+
+def install() -> None:
+    """Goes when BasicSR loads with `weights_only`, reads safetensors, and offers AdamW and a working l2 criterion."""
+    BaseModel.load_network = _load_network
+    BaseModel.get_optimizer = _with_adamw(BaseModel.get_optimizer)
+    # PerceptualLoss(criterion='l2') asks for torch.nn.L2loss, which never existed (basic_loss.py:192).
+    if not hasattr(torch.nn, "L2loss"):
+        basic_loss.torch = _TorchWithL2()
+
+
+class _TorchWithL2:
+    """`torch` as basic_loss.py sees it: with the `nn.L2loss` that it asks for."""
+
+    class nn:  # noqa: N801 - it stands in for the module of that name
+        L1Loss = torch.nn.L1Loss
+        L2loss = torch.nn.MSELoss
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
+def _with_adamw(get_optimizer):
+    def wrapper(self, optim_type, params, lr, **kwargs):
+        if optim_type == "AdamW":
+            return torch.optim.AdamW(params, lr, **kwargs)
+        return get_optimizer(self, optim_type, params, lr, **kwargs)
+
+    return wrapper
+
+
+def select(states: dict, param_key: str | None, path: str) -> tuple[dict, str]:
+    """Picks one state dict by BasicSR's rule: `param_key`, else 'params'; keys lose a leading 'module.'."""
+    key = param_key if param_key in states else "params"
+    if key not in states and param_key is None and len(states) == 1:
+        key = next(iter(states))
+    if key not in states:
+        raise UserError(f"{path} has no parameters under {param_key!r}; it holds {', '.join(map(repr, states))}.")
+    return {name.removeprefix("module."): value for name, value in states[key].items()}, key
+
+
+def misfit(own: dict, loaded: dict, name: str, path: str, strict: bool) -> str | None:
+    """Says how `loaded` does not fit the state dict `own` of the network `name`, or None where it fits.
+
+    A different shape, or no key in common, is always a misfit; missing and unexpected keys only if `strict`.
+    """
+    for key in own:
+        if key in loaded and own[key].shape != loaded[key].shape and strict:
+            return (f"{path} does not fit {name}: {key} has shape {_shape(loaded[key])} in the file and "
+                    f"{_shape(own[key])} in the network.")
+    missing = [key for key in own if key not in loaded]
+    unexpected = [key for key in loaded if key not in own]
+    if len(missing) == len(own):
+        return f"{path} is not a checkpoint of {name}: they have no parameter name in common."
+    if strict and (missing or unexpected):
+        parts = [f"{len(keys)} {word} ({keys[0]}{', …' if len(keys) > 1 else ''})"
+                 for keys, word in ((missing, "missing"), (unexpected, "unexpected")) if keys]
+        return f"{path} does not fit {name}: parameters {' and '.join(parts)}."
+    return None
+
+
+def _shape(tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _load_network(self, net, load_path, strict=True, param_key="params"):
+    """Loads `net` from a `.pth` or `.safetensors` file; see `checkpoints.read` for what is accepted.
+
+    Raises:
+        UserError: if the file cannot be read or does not fit; it names the parameter and both shapes.
+    """
+    logger = get_root_logger()
+    net = self.get_bare_model(net)
+    name = type(net).__name__
+    states, _ = checkpoints.read(load_path)
+    loaded, used = select(states, param_key, load_path)
+    if param_key is not None and used != param_key:
+        logger.info(f"Loading: {param_key} does not exist, use {used}.")
+    logger.info(f"Loading {name} model from {load_path}, with param key: [{used}].")
+    problem = misfit(net.state_dict(), loaded, name, load_path, strict)
+    if problem:
+        raise UserError(problem)
+    self._print_different_keys_loading(net, loaded, strict)
+    net.load_state_dict(loaded, strict=strict)
