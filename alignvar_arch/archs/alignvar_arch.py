@@ -1,0 +1,207 @@
+"""AlignVAR: the transformer that predicts an HR picture's token maps, scale after scale, from its LR.
+
+Shapes: B batch, h×w the LR's size, P = S² prefix tokens, L tokens of all scales, C width, V codebook size.
+"""
+from typing import NamedTuple
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+from alignvar_arch.archs.layers.kv_cache import KVCache
+from alignvar_arch.archs.layers.rope import rope_table
+from alignvar_arch.archs.scales import ScaleSchedule
+from alignvar_arch.archs.tokenizer.pyramid import ResidualPyramid
+from alignvar_arch.archs.tokenizer_arch import PAPER_SCALES
+from alignvar_arch.archs.transformer.block import Block, HeadNorm
+from alignvar_arch.archs.transformer.condition import ConditionEncoder
+from alignvar_arch.archs.transformer.sampling import choose, guide
+from alignvar_arch.archs.transformer.structure import MaskGenerator, guidance_maps, laplacian_map
+
+GOOD, BAD = 0, 1  # rows of the quality embedding
+
+
+class Prediction(NamedTuple):
+    """What a teacher-forced pass gives.
+
+    Attributes:
+        logits: (B, L, V).
+        masks: SCA's m, (B, L, 1) in (0, 1); None with ``sca: off``.
+    """
+
+    logits: torch.Tensor
+    masks: torch.Tensor | None
+
+
+class Generation(NamedTuple):
+    """What ``generate`` gives.
+
+    Attributes:
+        f_hat: the latent (B, C, S, S), for the tokenizer's decoder.
+        maps: the chosen token maps, int64 (B, s, s) each.
+    """
+
+    f_hat: torch.Tensor
+    maps: list[torch.Tensor]
+
+
+@ARCH_REGISTRY.register()
+class AlignVAR(nn.Module):
+    """Next-scale prediction conditioned on the LR (paper "Task", "SCA"); the defaults are the paper's 1056.5 M.
+
+    The sequence is P LR tokens, one quality token that predicts the 1×1 scale, then the tokens of scales 1 … K−1, each
+    embedded from the cumulative latent of the scales before it. Prefix and quality token are level 0, scale k is level
+    k; a token sees its own and lower levels. With ``sca: off`` and VARSR's condition widths this is VARSR without its
+    refiner. Attribute names are those of the public VAR and VARSR checkpoints.
+
+    Args:
+        depth: blocks.
+        embed_dim: C.
+        num_heads: heads; C / heads must be a multiple of 4.
+        mlp_ratio: hidden width of the feed-forward over C.
+        codebook_size: V of the tokenizer.
+        latent_dim: width of the tokenizer's codes.
+        scales: the tokenizer's scale schedule.
+        condition_widths: widths of the condition encoder; each after the first halves the size.
+        sca: ``laplacian`` (the paper), ``random`` (its ablation: guidance from noise) or ``off`` (exactly ungated).
+        drop_path: highest stochastic-depth rate, reached linearly in the last block; None is 0.1·depth/24.
+
+    Raises:
+        ValueError: heads that do not divide the width, an unknown ``sca``, an impossible schedule.
+    """
+
+    def __init__(self, *, depth: int = 24, embed_dim: int = 1536, num_heads: int = 24, mlp_ratio: int = 4,
+                 codebook_size: int = 4096, latent_dim: int = 32, scales: tuple[int, ...] = PAPER_SCALES,
+                 condition_widths: tuple[int, ...] = (32, 128, 256, 512, 1024), sca: str = "laplacian",
+                 drop_path: float | None = None):
+        super().__init__()
+        if embed_dim % num_heads or embed_dim // num_heads % 4:
+            raise ValueError(f"embed_dim / num_heads must be a multiple of 4, not {embed_dim} / {num_heads}")
+        # YAML reads a bare `off` as False.
+        sca = "off" if sca is False else sca
+        if sca not in ("laplacian", "random", "off"):
+            raise ValueError(f"sca must be laplacian, random or off, not {sca!r}")
+        self.sca = sca
+        self.schedule = ScaleSchedule(scales)
+        self.codebook_size, self.latent_dim = codebook_size, latent_dim
+        self.prefix = self.schedule.lengths[-1]
+        self.con_embedding = ConditionEncoder(tuple(condition_widths), embed_dim, self.schedule.latent_side)
+        self.class_emb = nn.Embedding(2, embed_dim)
+        self.pos_start = nn.Parameter(torch.empty(1, self.prefix + 1, embed_dim))
+        self.word_embed = nn.Linear(latent_dim, embed_dim)
+        self.lvl_embed = nn.Embedding(len(self.schedule), embed_dim)
+        self.mask_generator = None if sca == "off" else MaskGenerator(embed_dim)
+        most = 0.1 * depth / 24 if drop_path is None else drop_path
+        self.blocks = nn.ModuleList([Block(embed_dim, num_heads, mlp_ratio, most * i / max(depth - 1, 1))
+                                     for i in range(depth)])
+        self.head_nm = HeadNorm(embed_dim)
+        self.head = nn.Linear(embed_dim, codebook_size)
+        sides = self.schedule.sides
+        self.register_buffer("rope", rope_table((sides[-1], *sides), embed_dim // num_heads), persistent=False)
+        self.register_buffer("levels", torch.repeat_interleave(
+            torch.arange(len(sides)), torch.tensor(self.schedule.lengths)), persistent=False)
+        self._initialise(depth)
+
+    def _initialise(self, depth: int) -> None:
+        """Start as pre-norm transformers do: N(0, 0.02), residual outputs smaller with depth, AdaLN as the identity."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and not name.startswith("mask_generator.fc2"):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(self.pos_start, std=0.02)
+        for block in self.blocks:
+            for linear in (block.attn.proj, block.ffn.fc2):
+                nn.init.trunc_normal_(linear.weight, std=0.02 / (2 * depth) ** 0.5)
+            nn.init.ones_(block.ada_lin[1].bias[:2 * self.head.in_features])  # gamma1, gamma2
+
+    def guidance(self, lr: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor | None:
+        """Return SCA's s̄ of all scales, (B, L, 1) in [0, 1], made once an image; None with ``sca: off``.
+
+        ``generator`` (on the CPU) draws the noise of ``sca: random``, whatever device the LR is on.
+        """
+        if self.sca == "off":
+            return None
+        if self.sca == "random":
+            structure = torch.rand(lr.shape[0], 1, *lr.shape[-2:], generator=generator).to(lr.device)
+        else:
+            structure = laplacian_map(lr)
+        return guidance_maps(structure, self.schedule)
+
+    def _gate(self, embedded: torch.Tensor, guidance: torch.Tensor | None,
+              span: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return (1 + m)·e and m for the tokens of ``span``."""
+        if guidance is None:
+            return embedded, None
+        mask = self.mask_generator(embedded, guidance[:, span])
+        return (1 + mask) * embedded, mask
+
+    def _start(self, lr: torch.Tensor, condition: torch.Tensor,
+               guidance: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the tokens of level 0, (B, P + 1, C), and the quality token's mask."""
+        quality, mask = self._gate(condition[:, None], guidance, self.schedule.spans[0])
+        prefix = self.con_embedding(lr).to(quality.dtype)
+        return torch.cat([prefix, quality], dim=1) + self.pos_start + self.lvl_embed.weight[0], mask
+
+    def forward(self, lr: torch.Tensor, teacher: torch.Tensor, quality: torch.Tensor,
+                guidance: torch.Tensor | None = None) -> Prediction:
+        """Teacher forcing: predict every scale from the ground truth of the scales before it, in one pass.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            teacher: (B, L − 1, latent_dim), ``ResidualPyramid.teacher_input`` of the ground truth.
+            quality: int64 (B,), 0 good, 1 bad.
+            guidance: ``self.guidance(lr)``.
+        """
+        condition = self.class_emb(quality)
+        start, mask0 = self._start(lr, condition, guidance)
+        rest, mask = self._gate(self.word_embed(teacher), guidance, slice(1, None))
+        x = torch.cat([start, rest + self.lvl_embed(self.levels[1:])], dim=1)
+        ends = [self.prefix + span.stop for span in self.schedule.spans]
+        for block in self.blocks:
+            x = block(x, block.modulation(condition), self.rope, ends)
+        logits = self.head(self.head_nm(x[:, self.prefix:], condition))
+        return Prediction(logits, None if mask is None else torch.cat([mask0, mask], dim=1))
+
+    @torch.no_grad()
+    def generate(self, lr: torch.Tensor, pyramid: ResidualPyramid, guidance: torch.Tensor | None = None,
+                 cfg: float = 0.0, top_k: int = 1, top_p: float = 1.0, temperature: float = 1.0,
+                 generator: torch.Generator | None = None,
+                 forced: list[torch.Tensor] | None = None) -> Generation:
+        """Predict all token maps of an LR in K cached steps.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            pyramid: the tokenizer's ``quantize``.
+            guidance: ``self.guidance(lr)``.
+            cfg: guidance away from the bad quality label; 0 runs the good branch alone.
+            top_k, top_p, temperature, generator: see ``sampling.choose``; the default is greedy.
+            forced: token maps to take instead of the chosen ones (teacher-forced generation, for tests and diagnosis).
+        """
+        branches = 2 if cfg > 0 else 1
+        batch = lr.shape[0]
+        quality = torch.tensor([GOOD, BAD][:branches], device=lr.device).repeat_interleave(batch)
+        condition = self.class_emb(quality)
+        if guidance is not None:
+            guidance = guidance.repeat(branches, 1, 1)
+        x, _ = self._start(lr.repeat(branches, 1, 1, 1), condition, guidance)
+        modulations = [block.modulation(condition) for block in self.blocks]
+        attn = self.blocks[0].attn
+        caches = [KVCache(branches * batch, attn.heads, self.rope.shape[1], attn.head_dim, x) for _ in self.blocks]
+        f_hat, maps, end = pyramid.empty(batch), [], 0
+        for k, span in enumerate(self.schedule.spans):
+            if k > 0:
+                embedded = self.word_embed(pyramid.next_input(k, f_hat).to(x.dtype).repeat(branches, 1, 1))
+                x = self._gate(embedded, guidance, span)[0] + self.lvl_embed.weight[k]
+            start, end = end, end + x.shape[1]
+            for block, modulation, cache in zip(self.blocks, modulations, caches, strict=True):
+                x = block(x, modulation, self.rope[:, start:end], cache=cache)
+            logits = self.head(self.head_nm(x[:, -self.schedule.lengths[k]:], condition))
+            if branches == 2:
+                logits = guide(*logits.chunk(2), cfg, k, self.schedule.last)
+            chosen = choose(logits, top_k, top_p, temperature, generator) if forced is None else forced[k]
+            maps.append(chosen.view(batch, self.schedule.sides[k], self.schedule.sides[k]))
+            f_hat = f_hat + pyramid.step(k, pyramid.lookup(maps[-1]))
+        return Generation(f_hat, maps)

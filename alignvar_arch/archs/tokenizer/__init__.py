@@ -1,0 +1,1 @@
+"""Parts of the tokenizer: encoder and decoder, and the residual pyramid between them."""

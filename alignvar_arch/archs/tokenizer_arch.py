@@ -1,0 +1,118 @@
+"""AlignVARTokenizer: a picture as K token maps, and back."""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+from alignvar_arch.archs.scales import ScaleSchedule
+from alignvar_arch.archs.tokenizer.autoencoder import Decoder, Encoder
+from alignvar_arch.archs.tokenizer.pyramid import ResidualPyramid
+
+PAPER_SCALES = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
+
+
+class Encoded(NamedTuple):
+    """A tokenised picture.
+
+    Attributes:
+        latent: z, the encoder's output, (B, C, S, S).
+        maps: token maps r_1 … r_K, int64 (B, s, s) each.
+        cumulative: f̂ after each scale, (B, C, S, S) each; the last one is what the decoder gets.
+    """
+
+    latent: torch.Tensor
+    maps: list[torch.Tensor]
+    cumulative: list[torch.Tensor]
+
+
+def bicubic(lr: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize pictures (B, 3, h, w) to ``size`` with the bicubic kernel of MATLAB and PIL (a = −0.5)."""
+    return F.interpolate(lr.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
+
+
+@ARCH_REGISTRY.register()
+class AlignVARTokenizer(nn.Module):
+    """Multi-scale residual VQ autoencoder (paper "Task"; VAR's layout, whose public weights fit the defaults).
+
+    Args:
+        ch: width of the finest level; a multiple of 32.
+        ch_mult: width factors from fine to coarse; the latent is 2^(len − 1) times smaller than the picture.
+        num_res_blocks: residual blocks a level in the encoder, one more in the decoder.
+        codebook_size: V, number of codes.
+        latent_dim: C, width of a code.
+        scales: sides of the token maps; the last is the side of the latent.
+        num_phi: phi convolutions shared among the scales.
+        phi_on_last: False skips phi on the finest scale, as VARSR does.
+        target: ``image`` encodes 2·HR − 1; ``residual`` encodes twice what bicubic(LR) lacks, both in [−1, 1]:
+            2·((2·HR − 1) − (2·bicubic(LR) − 1)). Ours, not the paper's.
+
+    Raises:
+        ValueError: a width that is not a multiple of 32, an unknown target, an impossible scale schedule.
+    """
+
+    def __init__(self, *, ch: int = 160, ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4), num_res_blocks: int = 2,
+                 codebook_size: int = 4096, latent_dim: int = 32, scales: tuple[int, ...] = PAPER_SCALES,
+                 num_phi: int = 4, phi_on_last: bool = True, target: str = "image"):
+        super().__init__()
+        if ch % 32:
+            raise ValueError(f"ch must be a multiple of 32, the groups of GroupNorm, not {ch}")
+        if target not in ("image", "residual"):
+            raise ValueError(f"target must be image or residual, not {target!r}")
+        self.target = target
+        self.factor = 2 ** (len(ch_mult) - 1)
+        self.encoder = Encoder(ch, tuple(ch_mult), num_res_blocks, latent_dim)
+        self.decoder = Decoder(ch, tuple(ch_mult), num_res_blocks, latent_dim)
+        self.quant_conv = nn.Conv2d(latent_dim, latent_dim, 3, padding=1)
+        self.post_quant_conv = nn.Conv2d(latent_dim, latent_dim, 3, padding=1)
+        self.quantize = ResidualPyramid(ScaleSchedule(scales), codebook_size, latent_dim, num_phi, phi_on_last)
+
+    @property
+    def schedule(self) -> ScaleSchedule:
+        return self.quantize.schedule
+
+    @property
+    def image_side(self) -> int:
+        """Side of the square pictures that the scale schedule describes, in pixels."""
+        return self.schedule.latent_side * self.factor
+
+    def to_target(self, gt: torch.Tensor, lr: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what is encoded: gt (B, 3, H, W) and lr (B, 3, h, w; the residual target's alone) in [0, 1]."""
+        if self.target == "image":
+            return 2 * gt - 1
+        return 4 * (gt - bicubic(lr, gt.shape[-2:]))
+
+    def to_image(self, decoded: torch.Tensor, lr: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the picture (B, 3, H, W) in [0, 1], not clamped, that a decoder output stands for."""
+        if self.target == "image":
+            return (decoded + 1) / 2
+        return bicubic(lr, decoded.shape[-2:]) + decoded / 4
+
+    def encode_latent(self, x: torch.Tensor) -> torch.Tensor:
+        """Return z (B, C, S, S) of a target (B, 3, S·factor, S·factor).
+
+        Raises:
+            ValueError: the picture is not of the side that the schedule describes.
+        """
+        if x.shape[-2:] != (self.image_side,) * 2:
+            raise ValueError(f"this tokenizer takes pictures of {self.image_side}×{self.image_side}, "
+                             f"not {x.shape[-2]}×{x.shape[-1]}")
+        return self.quant_conv(self.encoder(x))
+
+    def encode(self, x: torch.Tensor) -> Encoded:
+        """Tokenise a target (B, 3, H, W) in about [−1, 1]."""
+        latent = self.encode_latent(x)
+        with torch.autocast(x.device.type, enabled=False):
+            latent = latent.float()
+            return Encoded(latent, *self.quantize.tokenize(latent))
+
+    def decode(self, f_hat: torch.Tensor) -> torch.Tensor:
+        """Return the target (B, 3, H, W), clamped to [−1, 1], of a latent (B, C, S, S)."""
+        return self.decoder(self.post_quant_conv(f_hat)).clamp(-1, 1)
+
+    def forward(self, gt: torch.Tensor, lr: torch.Tensor | None = None) -> tuple[torch.Tensor, Encoded]:
+        """Reconstruct pictures in [0, 1], for training: straight-through past the codes, nothing clamped."""
+        encoded = self.encode(self.to_target(gt, lr))
+        passed = encoded.latent + (encoded.cumulative[-1] - encoded.latent).detach()
+        return self.to_image(self.decoder(self.post_quant_conv(passed)).float(), lr), encoded

@@ -1,0 +1,1 @@
+"""Parts of the transformer: condition encoder, SCA, block, sampling."""

@@ -1,0 +1,95 @@
+"""The transformer block: pre-norm, AdaLN, cosine attention with rotary positions. Attribute names are VAR's.
+
+Shapes: B batch, N tokens, C width, H heads, D = C / H.
+"""
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from alignvar_arch.archs.layers.attention import attend, attend_block_causal
+from alignvar_arch.archs.layers.kv_cache import KVCache
+from alignvar_arch.archs.layers.rope import rotate
+
+LARGEST_LOG_SCALE = 4.605170185988092  # ln 100
+
+
+def layer_norm(x: torch.Tensor) -> torch.Tensor:
+    """LayerNorm without affine, eps 1e-6."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+class Attention(nn.Module):
+    """Cosine self-attention: q and k normalised, q scaled per head by exp(min(s, ln 100)), then rotated."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads, self.head_dim = heads, dim // heads
+        self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), 4.0).log())
+        self.mat_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("zero_k_bias", torch.zeros(dim))
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: torch.Tensor, rope: torch.Tensor, ends: Sequence[int] | None = None,
+                cache: KVCache | None = None) -> torch.Tensor:
+        """x (B, N, C), rope (2, N, D/2) → (B, N, C): a whole sequence with ``ends``, or the next level with a cache."""
+        qkv = F.linear(x, self.mat_qkv.weight, torch.cat([self.q_bias, self.zero_k_bias, self.v_bias]))
+        q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        q = F.normalize(q, dim=-1) * self.scale_mul_1H11.clamp(max=LARGEST_LOG_SCALE).exp().to(q.dtype)
+        q, k = rotate(q, rope), rotate(F.normalize(k, dim=-1), rope)
+        if cache is None:
+            out = attend_block_causal(q, k, v, ends, scale=1.0)
+        else:
+            out = attend(q, *cache.append(k, v), scale=1.0)
+        return self.proj(rearrange(out, "b h n d -> b n (h d)"))
+
+
+class FeedForward(nn.Module):
+    """Linear → tanh-GELU → linear."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """x += gamma1·attn(LN(x)·(1 + scale1) + shift1); x += gamma2·ffn(LN(x)·(1 + scale2) + shift2)."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, drop_path: float):
+        super().__init__()
+        self.attn = Attention(dim, heads)
+        self.ffn = FeedForward(dim, mlp_ratio * dim)
+        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+
+    def modulation(self, condition: torch.Tensor) -> torch.Tensor:
+        """Return gamma1, gamma2, scale1, scale2, shift1, shift2 as (6, B, 1, C) of a condition (B, C)."""
+        return rearrange(self.ada_lin(condition), "b (six c) -> six b 1 c", six=6)
+
+    def forward(self, x: torch.Tensor, modulation: torch.Tensor, rope: torch.Tensor,
+                ends: Sequence[int] | None = None, cache: KVCache | None = None) -> torch.Tensor:
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation
+        h = self.attn(layer_norm(x) * (1 + scale1) + shift1, rope, ends, cache)
+        x = x + self.drop_path(gamma1 * h)
+        return x + self.drop_path(gamma2 * self.ffn(layer_norm(x) * (1 + scale2) + shift2))
+
+
+class HeadNorm(nn.Module):
+    """LN(x)·(1 + scale) + shift before the head; rows of the linear are scale, shift."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        scale, shift = rearrange(self.ada_lin(condition), "b (two c) -> two b 1 c", two=2)
+        return layer_norm(x) * (1 + scale) + shift
