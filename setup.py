@@ -6,41 +6,41 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-VERSION = re.search(r"__version__ = '([^']+)'", (ROOT / 'alignvar_arch/version.py').read_text(encoding='utf-8'))[1]
-TEST = ['pytest>=7.4']
+VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "alignvar_arch/version.py").read_text(encoding="utf-8"))[1]
+TEST = ["pytest>=7.4"]
 # README.md is its owner's file and may be absent from a partial copy of the tree
-README = ROOT / 'README.md'
+README = ROOT / "README.md"
 
 setup(
-    name='alignvar',
+    name="alignvar",
     version=VERSION,
-    description='Visual autoregressive image super-resolution as a BasicSR plugin',
-    long_description=README.read_text(encoding='utf-8') if README.is_file() else '',
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    python_requires='>=3.10,<3.13',
-    packages=find_packages(include=['alignvar_arch', 'alignvar_arch.*']),
-    package_data={'alignvar_arch': ['weights/*']},
+    description="Visual autoregressive image super-resolution as a BasicSR plugin",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["alignvar_arch", "alignvar_arch.*"]),
+    package_data={"alignvar_arch": ["weights/*"]},
     install_requires=[
-        'basicsr>=1.4.2',
-        'torch>=2.1',
-        'torchvision>=0.16',
-        'lmdb>=1.4',
-        'opencv-python>=4.8',
-        'einops>=0.7',
-        'pyyaml>=6.0',
-        'safetensors>=0.4',
-        'scikit-image>=0.21',
+        "basicsr>=1.4.2",
+        "torch>=2.1",
+        "torchvision>=0.16",
+        "lmdb>=1.4",
+        "opencv-python>=4.8",
+        "einops>=0.7",
+        "pyyaml>=6.0",
+        "safetensors>=0.4",
+        "scikit-image>=0.21",
         # BasicSR imports distutils, which Python 3.12 no longer has and setuptools stands in for
         "setuptools>=65; python_version>='3.12'",
     ],
     extras_require={
-        'test': TEST,
-        'dev': [*TEST, 'ruff>=0.6', 'pre-commit>=3'],
-        'metrics': ['pyiqa>=0.1.10'],
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.6", "pre-commit>=3"],
+        "metrics": ["pyiqa>=0.1.10"],
     },
     entry_points={
-        'console_scripts': ['basicsr = alignvar_arch.cli:main'],
-        'basicsr.plugins': ['alignvar = alignvar_arch'],
+        "console_scripts": ["basicsr = alignvar_arch.cli:main"],
+        "basicsr.plugins": ["alignvar = alignvar_arch"],
     },
 )

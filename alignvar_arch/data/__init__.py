@@ -2,4 +2,4 @@
 
 from alignvar_arch.data.photo_dataset import PhotoDataset
 
-__all__ = ['PhotoDataset']
+__all__ = ["PhotoDataset"]

@@ -16,14 +16,14 @@ import lmdb
 
 from alignvar_arch.errors import UserError
 
-MANIFEST = 'photos.json'
+MANIFEST = "photos.json"
 PNG_LEVEL = 1  # BasicSR's own: decoding costs the same at every level, writing does not
 FIRST_MAP_SIZE = 1 << 24
 
 
 def lmdb_paths(base):
     """Returns the paths of the LR and the GT database of a base name, in BasicSR's order (lq, gt)."""
-    return Path(f'{base}_lq.lmdb'), Path(f'{base}_gt.lmdb')
+    return Path(f"{base}_lq.lmdb"), Path(f"{base}_gt.lmdb")
 
 
 class LmdbWriter:
@@ -40,7 +40,7 @@ class LmdbWriter:
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.part = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}.', suffix='.part', dir=self.path.parent))
+        self.part = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent))
         self.part.chmod(0o777 & ~_umask())
         # nobody else knows this name, so neither LMDB's lock file nor a sync at every record is needed
         self.env = lmdb.open(str(self.part), map_size=FIRST_MAP_SIZE, lock=False, sync=False)
@@ -54,16 +54,16 @@ class LmdbWriter:
             key: ASCII name without a dot.
             image: uint8 array (H, W, 3), BGR.
         """
-        png = cv2.imencode('.png', image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1].tobytes()
+        png = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1].tobytes()
         while True:
             try:
                 with self.env.begin(write=True) as txn:
-                    txn.put(key.encode('ascii'), png)
+                    txn.put(key.encode("ascii"), png)
                 break
             except lmdb.MapFullError:
-                self.env.set_mapsize(2 * self.env.info()['map_size'])
+                self.env.set_mapsize(2 * self.env.info()["map_size"])
         height, width, channels = image.shape
-        self.lines.append(f'{key}.png ({height},{width},{channels}) {PNG_LEVEL}\n')
+        self.lines.append(f"{key}.png ({height},{width},{channels}) {PNG_LEVEL}\n")
 
     def __exit__(self, error, *_):
         try:
@@ -75,10 +75,10 @@ class LmdbWriter:
             shutil.rmtree(self.part, ignore_errors=True)  # already renamed, or not wanted
 
     def _finish(self):
-        (self.part / 'meta_info.txt').write_text(''.join(self.lines), encoding='ascii')
-        manifest = {**self.manifest, 'bytes': (self.part / 'data.mdb').stat().st_size}
+        (self.part / "meta_info.txt").write_text("".join(self.lines), encoding="ascii")
+        manifest = {**self.manifest, "bytes": (self.part / "data.mdb").stat().st_size}
         text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
-        (self.part / MANIFEST).write_text(text + '\n', encoding='utf-8')
+        (self.part / MANIFEST).write_text(text + "\n", encoding="utf-8")
         try:
             os.rename(self.part, self.path)
         except OSError:
@@ -103,19 +103,19 @@ def check_lmdb(path, manifest):
     path = Path(path)
     if not os.path.lexists(path):
         return False
-    mend = 'move it away or choose another dataroot; it is never replaced'
+    mend = "move it away or choose another dataroot; it is never replaced"
     try:
-        found = json.loads((path / MANIFEST).read_text(encoding='utf-8'))
+        found = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
-        raise UserError(f'{path} exists but PhotoDataset did not make it (no readable {MANIFEST} in it): {mend}.')
-    size = found.pop('bytes', None)
+        raise UserError(f"{path} exists but PhotoDataset did not make it (no readable {MANIFEST} in it): {mend}.")
+    size = found.pop("bytes", None)
     if found != manifest:
-        raise UserError(f'{path} was made with other settings ({_difference(found, manifest)}): {mend}.')
-    data = path / 'data.mdb'
-    if not data.is_file() or data.stat().st_size != size or not (path / 'meta_info.txt').is_file():
-        raise UserError(f'{path} is damaged (data.mdb or meta_info.txt is missing or was cut short): {mend}.')
+        raise UserError(f"{path} was made with other settings ({_difference(found, manifest)}): {mend}.")
+    data = path / "data.mdb"
+    if not data.is_file() or data.stat().st_size != size or not (path / "meta_info.txt").is_file():
+        raise UserError(f"{path} is damaged (data.mdb or meta_info.txt is missing or was cut short): {mend}.")
     return True
 
 
@@ -123,14 +123,14 @@ def _difference(found, wanted):
     """Names the first key of two manifests that differs, with both values where they are short."""
     key = next(key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key))
     old, new = found.get(key), wanted.get(key)
-    if key != 'photos' or not isinstance(old, list):
-        return f'{key} is {old} there, {new} in the options'
-    old, new = ({photo['name']: photo for photo in photos} for photos in (old, new))
-    for word, names in (('more', set(old) - set(new)), ('fewer', set(new) - set(old))):
+    if key != "photos" or not isinstance(old, list):
+        return f"{key} is {old} there, {new} in the options"
+    old, new = ({photo["name"]: photo for photo in photos} for photos in (old, new))
+    for word, names in (("more", set(old) - set(new)), ("fewer", set(new) - set(old))):
         if names:
-            return f'it holds {len(names)} photographs {word}, for example {min(names)}'
+            return f"it holds {len(names)} photographs {word}, for example {min(names)}"
     name = min(name for name in new if new[name] != old[name])
-    return f'the photograph {name} has changed since'
+    return f"the photograph {name} has changed since"
 
 
 def _umask():

@@ -47,10 +47,10 @@ class PhotoDataset(PairedImageDataset):
         if world_size > 1:
             torch.distributed.barrier()  # the others find the work done, unless their disk is another one
             prepare(opt)
-        lq, gt = lmdb_paths(opt['dataroot'])
-        if opt['phase'] == 'train':
-            _check_crop(opt['gt_size'], gt)
-        super().__init__({**opt, 'dataroot_lq': str(lq), 'dataroot_gt': str(gt), 'io_backend': {'type': 'lmdb'}})
+        lq, gt = lmdb_paths(opt["dataroot"])
+        if opt["phase"] == "train":
+            _check_crop(opt["gt_size"], gt)
+        super().__init__({**opt, "dataroot_lq": str(lq), "dataroot_gt": str(gt), "io_backend": {"type": "lmdb"}})
 
     @staticmethod
     def check_options(opt):
@@ -63,24 +63,24 @@ class PhotoDataset(PairedImageDataset):
             UserError: a key is missing or its value makes no sense, the folder of photographs is missing or empty,
                 or what lies at dataroot is not what these options would write.
         """
-        for key in ('photos', 'dataroot'):
+        for key in ("photos", "dataroot"):
             if not opt.get(key) or not isinstance(opt[key], str):
-                raise UserError(f'PhotoDataset needs {key} (a text), not {opt.get(key)!r}.')
-        scale = opt.get('scale')
+                raise UserError(f"PhotoDataset needs {key} (a text), not {opt.get(key)!r}.")
+        scale = opt.get("scale")
         if not _is_size(scale):
-            raise UserError(f'scale must be a whole number of at least 1, not {scale!r}.')
-        size, step = opt.get('sub_image_size'), opt.get('sub_image_step')
+            raise UserError(f"scale must be a whole number of at least 1, not {scale!r}.")
+        size, step = opt.get("sub_image_size"), opt.get("sub_image_step")
         if step is not None and size is None:
-            raise UserError(f'sub_image_step {step} needs a sub_image_size; whole photographs have no step.')
-        train = opt.get('phase') == 'train'
-        sizes = {'sub_image_size': size, 'sub_image_step': step, **({'gt_size': opt.get('gt_size')} if train else {})}
+            raise UserError(f"sub_image_step {step} needs a sub_image_size; whole photographs have no step.")
+        train = opt.get("phase") == "train"
+        sizes = {"sub_image_size": size, "sub_image_step": step, **({"gt_size": opt.get("gt_size")} if train else {})}
         for key, value in sizes.items():
-            if (value is not None or key == 'gt_size') and (not _is_size(value) or value % scale):
-                raise UserError(f'{key} must be a positive multiple of scale ({scale}), not {value!r}.')
-        if train and size is not None and opt['gt_size'] > size:
+            if (value is not None or key == "gt_size") and (not _is_size(value) or value % scale):
+                raise UserError(f"{key} must be a positive multiple of scale ({scale}), not {value!r}.")
+        if train and size is not None and opt["gt_size"] > size:
             raise UserError(f'gt_size {opt["gt_size"]} is larger than sub_image_size {size}: crops are cut from '
                             f'sub-images, make one smaller or the other larger.')
-        for path, manifest in zip(lmdb_paths(opt['dataroot']), _manifests(opt), strict=True):
+        for path, manifest in zip(lmdb_paths(opt["dataroot"]), _manifests(opt), strict=True):
             check_lmdb(path, manifest)
 
 
@@ -90,19 +90,19 @@ def prepare(opt):
     Raises:
         UserError: what is there was made from something else, or a photograph cannot be used.
     """
-    paths, manifests = lmdb_paths(opt['dataroot']), _manifests(opt)
+    paths, manifests = lmdb_paths(opt["dataroot"]), _manifests(opt)
     if all([check_lmdb(path, manifest) for path, manifest in zip(paths, manifests, strict=True)]):
         return
     start, count = time.perf_counter(), 0
-    size, photos = opt.get('sub_image_size'), find_photos(opt['photos'])
+    size, photos = opt.get("sub_image_size"), find_photos(opt["photos"])
     with ExitStack() as stack:
         lq_writer, gt_writer = (stack.enter_context(LmdbWriter(path, manifest))
                                 for path, manifest in zip(paths, manifests, strict=True))
         for index, photo in enumerate(photos):
             key = ascii_key(index, photo)
-            pairs = cut_pairs(photo, opt['scale'], size, opt.get('sub_image_step') or size)
+            pairs = cut_pairs(photo, opt["scale"], size, opt.get("sub_image_step") or size)
             for number, (lq, gt) in zip(itertools.count(), pairs):
-                pair_key = key if size is None else f'{key}_s{number:04d}'
+                pair_key = key if size is None else f"{key}_s{number:04d}"
                 lq_writer.put(pair_key, lq)
                 gt_writer.put(pair_key, gt)
                 count += 1
@@ -114,24 +114,24 @@ def prepare(opt):
 
 def _manifests(opt):
     """What the LR and the GT database are made from: everything that changes their content, nothing else."""
-    size = opt.get('sub_image_size')
+    size = opt.get("sub_image_size")
     made_from = {
-        'version': VERSION,
-        'photos': [photo.describe() for photo in find_photos(opt['photos'])],
-        'scale': opt['scale'],
-        'sub_image_size': size,
-        'sub_image_step': opt.get('sub_image_step') or size,
+        "version": VERSION,
+        "photos": [photo.describe() for photo in find_photos(opt["photos"])],
+        "scale": opt["scale"],
+        "sub_image_size": size,
+        "sub_image_step": opt.get("sub_image_step") or size,
     }
-    return [{**made_from, 'images': images} for images in ('lq', 'gt')]
+    return [{**made_from, "images": images} for images in ("lq", "gt")]
 
 
 def _check_crop(gt_size, path):
     """Refuses a training crop larger than the smallest image, where BasicSR would stop in mid-training."""
-    lines = (path / 'meta_info.txt').read_text(encoding='ascii').splitlines()
-    side, name = min((min(map(int, re.search(r'\((\d+),(\d+),', line).groups())), line.split('.')[0]) for line in lines)
+    lines = (path / "meta_info.txt").read_text(encoding="ascii").splitlines()
+    side, name = min((min(map(int, re.search(r"\((\d+),(\d+),", line).groups())), line.split(".")[0]) for line in lines)
     if gt_size > side:
-        raise UserError(f'gt_size {gt_size} is larger than {name} in {path}, whose shorter side is {side}: choose a '
-                        f'smaller gt_size.')
+        raise UserError(f"gt_size {gt_size} is larger than {name} in {path}, whose shorter side is {side}: choose a "
+                        f"smaller gt_size.")
 
 
 def _is_size(value):

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from alignvar_arch.errors import UserError
 
-SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp'}
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 # scikit-image's everyday colour photographs: file -> box (left, top, right, bottom) to keep, None for all of it.
 # Left out: hubble_deep_field, retina and ihc (a telescope's, an eye camera's and a microscope's pictures, whose
@@ -27,14 +27,14 @@ SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp'}
 # The cat is held out: fur, whiskers and eyes show what super-resolution does, and no other picture resembles it. The
 # box keeps her face, so that validating after a short training is quick.
 EMBEDDED = {
-    'scikit-image/train': {
-        'astronaut.png': None,
-        'coffee.png': None,
-        'motorcycle_left.png': None,
-        'motorcycle_right.png': None,
-        'rocket.jpg': None,
+    "scikit-image/train": {
+        "astronaut.png": None,
+        "coffee.png": None,
+        "motorcycle_left.png": None,
+        "motorcycle_right.png": None,
+        "rocket.jpg": None,
     },
-    'scikit-image/val': {'chelsea.png': (130, 36, 386, 292)},
+    "scikit-image/val": {"chelsea.png": (130, 36, 386, 292)},
 }
 
 
@@ -47,8 +47,8 @@ class Photo(NamedTuple):
 
     def describe(self):
         """What identifies the picture's content, for the manifest."""
-        entry = {'name': self.name, 'sha256': _sha256(self.path, *_stamp(self.path))}
-        return entry if self.box is None else {**entry, 'box': list(self.box)}
+        entry = {"name": self.name, "sha256": _sha256(self.path, *_stamp(self.path))}
+        return entry if self.box is None else {**entry, "box": list(self.box)}
 
 
 def find_photos(photos):
@@ -65,7 +65,7 @@ def find_photos(photos):
         found = [Photo(name, folder / name, box) for name, box in EMBEDDED[photos].items()]
         missing = [photo.name for photo in found if not photo.path.is_file()]
         if missing:
-            raise UserError(f'{folder} has no {missing[0]}: install a scikit-image that ships it (0.21 to 0.26 do).')
+            raise UserError(f"{folder} has no {missing[0]}: install a scikit-image that ships it (0.21 to 0.26 do).")
         return found
     folder = Path(photos)
     if not folder.is_dir():
@@ -73,7 +73,7 @@ def find_photos(photos):
                         f'{", ".join(EMBEDDED)}.')
     paths = [Path(root, file) for root, _, files in os.walk(folder, followlinks=True) for file in files]
     found = [Photo(path.relative_to(folder).as_posix(), path) for path in paths
-             if path.suffix.lower() in SUFFIXES and not path.name.startswith('.')]
+             if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
     if not found:
         raise UserError(f'photos: the folder {photos} holds no photographs ({", ".join(sorted(SUFFIXES))}).')
     return sorted(found)
@@ -92,11 +92,11 @@ def read_photo(photo):
         # PIL, for it refuses a file that is cut short where OpenCV fills in grey
         with Image.open(io.BytesIO(photo.path.read_bytes())) as image:
             mode = image.mode
-            rgb = ImageOps.exif_transpose(image).convert('RGB')
+            rgb = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f'{photo.path} cannot be read as an image ({error}): mend it or take it away.') from error
-    if mode.startswith(('I', 'F')):
-        raise UserError(f'{photo.path} has more than 8 bits a channel (mode {mode}): save it with 8.')
+        raise UserError(f"{photo.path} cannot be read as an image ({error}): mend it or take it away.") from error
+    if mode.startswith(("I", "F")):
+        raise UserError(f"{photo.path} has more than 8 bits a channel (mode {mode}): save it with 8.")
     return np.ascontiguousarray(np.asarray(rgb.crop(photo.box))[..., ::-1])
 
 
@@ -118,8 +118,8 @@ def cut_pairs(photo, scale, size, step):
     height, width = (side - side % scale for side in gt.shape[:2])
     least = size or 8 * scale  # imresize mirrors up to two LR pixels at each border
     if min(height, width) < least:
-        raise UserError(f'{photo.path} is {gt.shape[1]}x{gt.shape[0]}, too small to cut {least}x{least} from: take it '
-                        f'away or choose a smaller sub_image_size.')
+        raise UserError(f"{photo.path} is {gt.shape[1]}x{gt.shape[0]}, too small to cut {least}x{least} from: take it "
+                        f"away or choose a smaller sub_image_size.")
     gt = gt[:height, :width]
     lq = imresize(gt.astype(np.float32) / 255, 1 / scale)
     lq = (lq.clip(0, 1) * 255).round().astype(np.uint8)
@@ -134,9 +134,9 @@ def cut_pairs(photo, scale, size, step):
 
 def ascii_key(index, photo):
     """An LMDB key for the photograph: BasicSR wants ASCII without dots, and the number keeps equal names apart."""
-    stem = photo.name.rsplit('.', 1)[0]
-    ascii_stem = unicodedata.normalize('NFKD', stem).encode('ascii', 'ignore').decode()
-    return f'{index:04d}_{re.sub("[^A-Za-z0-9]+", "_", ascii_stem).strip("_")[:64]}'.rstrip('_')
+    stem = photo.name.rsplit(".", 1)[0]
+    ascii_stem = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    return f'{index:04d}_{re.sub("[^A-Za-z0-9]+", "_", ascii_stem).strip("_")[:64]}'.rstrip("_")
 
 
 def _starts(length, size, step):
@@ -147,11 +147,11 @@ def _starts(length, size, step):
 
 def _scikit_image_data():
     """The folder of scikit-image's pictures, found without importing it (its data module may go to the network)."""
-    spec = find_spec('skimage')
+    spec = find_spec("skimage")
     if spec is None:
-        raise UserError('scikit-image, whose photographs the options ask for, is not installed: '
-                        'pip install scikit-image.')
-    return Path(spec.submodule_search_locations[0], 'data')
+        raise UserError("scikit-image, whose photographs the options ask for, is not installed: "
+                        "pip install scikit-image.")
+    return Path(spec.submodule_search_locations[0], "data")
 
 
 def _stamp(path):
