@@ -15,10 +15,10 @@ def install() -> None:
     Registry.get = _get
 
 
-def nearest(name: str, known) -> str:
-    """Returns ' (nearest: …)' with up to three similar names from `known`, or '' where none is similar."""
+def nearest(name: str, known, cutoff: float = 0.5) -> str:
+    """Returns ' (nearest: …)' with up to three names from `known` that are similar by `cutoff`, or '' without any."""
     by_lower = {str(key).lower(): str(key) for key in known}
-    found = difflib.get_close_matches(str(name).lower(), list(by_lower), n=3, cutoff=0.5)
+    found = difflib.get_close_matches(str(name).lower(), list(by_lower), n=3, cutoff=cutoff)
     return f" (nearest: {', '.join(by_lower[key] for key in found)})" if found else ""
 
 

@@ -1,0 +1,127 @@
+"""Options files: read safely, completed as BasicSR completes them, and found valid before anything is made."""
+
+import argparse
+import os
+import random
+import sys
+
+import torch
+from basicsr.utils import set_random_seed
+from basicsr.utils.dist_util import get_dist_info, init_dist
+
+
+from alignvar_arch.errors import UserError
+from alignvar_arch.options import reader
+
+__all__ = ["Parser", "parse_options", "validated"]
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are one sentence, not a usage text and an exit."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see `{self.prog} -h`.")
+
+
+def argument_parser(prog: str) -> Parser:
+    """Returns a parser of BasicSR's own flags."""
+    parser = Parser(prog=prog, allow_abbrev=False)
+    parser.add_argument("-opt", required=True, metavar="FILE", help="options file (YAML)")
+    parser.add_argument("--auto_resume", action="store_true", help="continue from the newest training state")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
+    parser.add_argument("--debug", action="store_true", help="short intervals, under the name debug_NAME")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--force_yml", nargs="+", default=None, metavar="KEY:KEY=VALUE",
+                        help="replace values of the file, e.g. train:total_iter=10")  # fmt: skip
+    return parser
+
+
+def parse_options(root_path: str, is_train: bool = True, argv: list[str] | None = None, prog: str | None = None):
+    """Reads, completes and validates the options that the command line names, and seeds; replaces BasicSR's.
+
+    Args:
+        root_path: the folder that `experiments/` or `results/` belongs to.
+        is_train: whether the options are for training.
+        argv: arguments; None means `sys.argv[1:]`.
+        prog: the command's name in its help.
+
+    Returns:
+        The options (the structure of BasicSR's `parse_options`) and the parsed arguments.
+
+    Raises:
+        UserError: for whatever is wrong with the options; nothing has been created by then.
+    """
+    args = argument_parser(prog or os.path.basename(sys.argv[0])).parse_args(argv)
+    opt, dropped = validated(args, root_path, is_train)
+    for sentence in dropped:
+        print(f"warning: {sentence}", file=sys.stderr)
+    if opt["dist"]:
+        init_dist(args.launcher, **(opt.get("dist_params") or {} if args.launcher == "slurm" else {}))
+        opt["rank"], opt["world_size"] = get_dist_info()
+    set_random_seed(opt["manual_seed"] + opt["rank"])
+    return opt, args
+
+
+def validated(args: argparse.Namespace, root: str, is_train: bool) -> tuple[dict, list[str]]:
+    """Returns the completed options and sentences about what had to be left out; touches nothing on disk."""
+    # The checks read the registries, which are complete only once the whole package is imported.
+    from alignvar_arch.options import check
+
+    opt = reader.read(args.opt)
+    reader.force(opt, args.force_yml or [])
+    try:
+        check.check_structure(opt, is_train)
+        complete(opt, args, root, is_train)
+        check.check_device(opt, args.launcher)
+        dropped = check.check_content(opt, _resumes(opt))
+        if not os.access(root, os.W_OK):
+            raise UserError(f"the current folder {root} is not writable, and results go there; run it elsewhere.")
+    except UserError as error:
+        raise UserError(f"{args.opt}: {error}") from error
+    return opt, dropped
+
+
+def _resumes(opt: dict) -> bool:
+    states = opt["path"].get("training_states")
+    return opt["auto_resume"] and states is not None and os.path.isdir(states) and bool(os.listdir(states))
+
+
+def complete(opt: dict, args: argparse.Namespace, root: str, is_train: bool) -> None:
+    """Adds in place what BasicSR's parse_options adds: rank, seed, phases, expanded paths, folders, debug intervals."""
+    opt["dist"] = args.launcher != "none"
+    opt["rank"], opt["world_size"] = get_dist_info()
+    if opt.get("manual_seed") is None:
+        opt["manual_seed"] = random.randint(1, 10000)
+    opt["auto_resume"] = args.auto_resume
+    opt["is_train"] = is_train
+    if args.debug and not opt["name"].startswith("debug"):
+        opt["name"] = f"debug_{opt['name']}"
+    if opt["num_gpu"] == "auto":
+        opt["num_gpu"] = torch.cuda.device_count()
+    for phase, dataset in opt["datasets"].items():
+        dataset["phase"] = phase.split("_")[0]
+        if "scale" in opt:
+            dataset["scale"] = opt["scale"]
+        for key in ("dataroot_gt", "dataroot_lq"):
+            if isinstance(dataset.get(key), str):
+                dataset[key] = os.path.expanduser(dataset[key])
+    paths = opt["path"]
+    for key, value in paths.items():
+        if isinstance(value, str) and ("resume_state" in key or "pretrain_network" in key):
+            paths[key] = os.path.expanduser(value)
+    if is_train:
+        experiment = os.path.join(root, "experiments", opt["name"])
+        paths.update(
+            experiments_root=experiment,
+            models=os.path.join(experiment, "models"),
+            training_states=os.path.join(experiment, "training_states"),
+            log=experiment,
+            visualization=os.path.join(experiment, "visualization"),
+        )
+        if "debug" in opt["name"]:
+            if opt.get("val"):
+                opt["val"]["val_freq"] = 8
+            opt["logger"].update(print_freq=1, save_checkpoint_freq=8)
+    else:
+        results = os.path.join(root, "results", opt["name"])
+        paths.update(results_root=results, log=results, visualization=os.path.join(results, "visualization"))

@@ -1,0 +1,248 @@
+"""The order in which options are found valid; every message starts with the key's dotted path in the file."""
+
+import math
+import os
+
+import basicsr.data
+import basicsr.models
+import basicsr.test
+import basicsr.train
+import torch
+from basicsr.data import data_util, prefetch_dataloader
+from basicsr.models import base_model, lr_scheduler
+from basicsr.models.video_base_model import VideoBaseModel
+from basicsr.utils import logger, misc
+from basicsr.utils import options as basicsr_options
+from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
+
+from alignvar_arch.compat.registries import nearest
+from alignvar_arch.errors import UserError
+from alignvar_arch.options import known_keys
+from alignvar_arch.options.components import check_arguments, check_losses, check_metrics, check_networks, registered
+from alignvar_arch.options.files import check_files
+
+# Keys of published BasicSR options files that no code reads.
+_UNREAD = frozenset({"use_shuffle", "mode", "find_unused_parameters", "dist_params", "port", "backend"})
+_LOOP = (basicsr.models, basicsr.train, basicsr.test, basicsr_options, misc, logger, base_model)
+_LOADER = (basicsr.data, data_util, prefetch_dataloader, basicsr.train, basicsr_options)
+_COMPLETED = {"is_train", "dist", "rank", "world_size", "auto_resume", "root_path", "manual_seed"}  # never in the file
+_PATH_PREFIXES = ("pretrain_network_", "param_key_", "strict_load_")
+_PATH_KEYS = ("resume_state", "ignore_resume_networks", "strict_load", "pretrain_network", "param_key")
+_SCHEDULERS = {
+    "MultiStepLR": lr_scheduler.MultiStepRestartLR,
+    "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
+    "CosineAnnealingRestartLR": lr_scheduler.CosineAnnealingRestartLR,
+}
+_OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+
+# key -> (what it must be, test); numbers may be written 5e5, as BasicSR's files do
+_WHOLE = ("a whole number of at least 1", lambda v: _is_number(v) and v >= 1 and float(v).is_integer())
+_COUNT = ("a whole number of at least 0", lambda v: _is_number(v) and v >= 0 and float(v).is_integer())
+_WARMUP = ("a whole number, -1 for none", lambda v: _is_number(v) and v >= -1 and float(v).is_integer())
+_RATIO = ("a number above 0", lambda v: _is_number(v) and v > 0)
+_DECAY = ("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
+_FLAG = ("true or false", lambda v: isinstance(v, bool))
+_TYPES = {
+    "": {"scale": _WHOLE, "manual_seed": _COUNT},
+    "train": {"total_iter": _WHOLE, "warmup_iter": _WARMUP, "ema_decay": _DECAY},
+    "val": {"val_freq": _WHOLE, "save_img": _FLAG, "pbar": _FLAG},
+    "logger": {"print_freq": _WHOLE, "save_checkpoint_freq": _WHOLE, "use_tb_logger": _FLAG},
+    "datasets": {
+        "batch_size_per_gpu": _WHOLE, "num_worker_per_gpu": _COUNT, "dataset_enlarge_ratio": _RATIO,
+        "gt_size": _WHOLE, "use_hflip": _FLAG, "use_rot": _FLAG, "pin_memory": _FLAG, "persistent_workers": _FLAG,
+        "num_prefetch_queue": _WHOLE,
+    },
+}  # fmt: skip
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_structure(opt: dict, is_train: bool) -> None:
+    """Checks blocks, keys and value types of the file's own content, before BasicSR's additions."""
+    for key in ("name", "model_type", "num_gpu", "datasets", "path", *(("train", "logger") if is_train else ("val",))):
+        if key not in opt:
+            raise UserError(f"{key}: this key is missing{nearest(key, opt, cutoff=0.7)}.")
+    for key in ("datasets", "path", "train", "val", "logger"):
+        if key in opt and not isinstance(opt[key], dict):
+            if key == "val" and opt[key] is None and is_train:
+                continue
+            raise UserError(f"{key}: is {opt[key]!r}, but must be a block of keys.")
+    if not isinstance(opt["name"], str) or not opt["name"] or os.path.basename(opt["name"]) != opt["name"]:
+        raise UserError(f"name: is {opt['name']!r}, but must be a word that can name a folder.")
+    model = registered(MODEL_REGISTRY, opt["model_type"], "model_type")
+    _check_keys(opt, _strings(_LOOP) | known_keys.known(model) | _UNREAD, "")
+    for block in ("train", "val", "logger"):
+        if isinstance(opt.get(block), dict):
+            _check_keys(opt[block], _strings(_LOOP) | known_keys.known(model), block)
+    _check_paths(opt)
+    for block in ("", "train", "val", "logger"):
+        _check_types(opt if block == "" else opt.get(block) or {}, block, _TYPES[block])
+    _check_required(opt, model, is_train)
+    _check_datasets(opt, is_train)
+
+
+def _strings(modules) -> frozenset[str]:
+    return frozenset().union(*(known_keys.strings(module) for module in modules))
+
+
+def _check_keys(block: dict, known: frozenset[str], path: str) -> None:
+    for key in block:
+        if key not in known:
+            raise UserError(f"{_join(path, key)}: this key is unknown{nearest(key, known, cutoff=0.7)}.")
+
+
+def _check_types(block: dict, path: str, types: dict) -> None:
+    for key, (wanted, test) in types.items():
+        if key in block and not test(block[key]) and not (key in ("manual_seed",) and block[key] is None):
+            raise UserError(f"{_join(path, key)}: is {block[key]!r}, but must be {wanted}.")
+
+
+def _check_paths(opt: dict) -> None:
+    networks = {key for key in opt if key.startswith("network_")}
+    known = [f"{prefix}{name.removeprefix('network_')}" for name in networks for prefix in _PATH_PREFIXES]
+    known += _PATH_KEYS
+    for key, value in opt["path"].items():
+        if key in known or (value is None and key.startswith(_PATH_PREFIXES)):
+            continue
+        if key.startswith("pretrain_network_"):
+            raise UserError(f"path.{key}: there is no block network_{key.removeprefix('pretrain_network_')}"
+                            f"{nearest(key, known, cutoff=0.7)}.")
+        if not key.startswith(_PATH_PREFIXES):
+            raise UserError(f"path.{key}: this key is unknown{nearest(key, known, cutoff=0.7)}.")
+
+
+def _check_required(opt: dict, model: type, is_train: bool) -> None:
+    methods = ("__init__", *(("init_training_settings", "setup_optimizers", "setup_schedulers") if is_train else ()))
+    needed = known_keys.required(model, methods, is_train)
+    _need(opt, sorted(needed[""] - _COMPLETED), "")
+    if is_train:
+        _need(opt["train"], ["total_iter", *sorted(needed["train"])], "train")
+        _need(opt["logger"], ["print_freq", "save_checkpoint_freq", "use_tb_logger"], "logger")
+        if opt.get("val") is not None:
+            _need(opt["val"], ["val_freq", "save_img"], "val")
+        _check_optimization(opt["train"])
+    else:
+        _need(opt["val"], ["save_img"], "val")
+        if opt["val"]["save_img"]:
+            opt["val"].setdefault("suffix", None)  # sr_model.py:144 reads it unasked
+
+
+def _need(block: dict, keys, path: str) -> None:
+    for key in keys:
+        if key not in block:
+            raise UserError(f"{_join(path, key)}: this key is missing{nearest(key, block, cutoff=0.7)}.")
+
+
+def _check_optimization(train: dict) -> None:
+    for key in [key for key in train if key.startswith("optim_")]:
+        _check_choice(train[key], _OPTIMIZERS, f"train.{key}", given=("params",), needs=("lr",))
+        if not _is_number(train[key]["lr"]) or train[key]["lr"] < 0:
+            raise UserError(f"train.{key}.lr: is {train[key]['lr']!r}, but must be a number.")
+    if "scheduler" not in train:
+        return
+    scheduler = train["scheduler"]
+    _check_choice(scheduler, _SCHEDULERS, "train.scheduler", given=("optimizer",))
+    if scheduler["type"] == "CosineAnnealingRestartLR" and sum(scheduler["periods"]) < train["total_iter"]:
+        raise UserError(f"train.scheduler.periods: they end at iteration {sum(scheduler['periods'])}, before total_iter "
+                        f"{train['total_iter']}; lengthen them.")
+
+
+def _check_choice(block, choices: dict, path: str, given: tuple[str, ...], needs: tuple[str, ...] = ()) -> None:
+    if not isinstance(block, dict):
+        raise UserError(f"{path}: is {block!r}, but must be a block with a type.")
+    _need(block, ("type", *needs), path)
+    if block["type"] not in choices:
+        raise UserError(f"{path}.type: {block['type']!r} is unknown{nearest(block['type'], choices)}; "
+                        f"known are {', '.join(choices)}.")
+    check_arguments(choices[block["type"]], {k: v for k, v in block.items() if k != "type"}, path, given=given)
+
+
+def _check_datasets(opt: dict, is_train: bool) -> None:
+    if not opt["datasets"]:
+        raise UserError("datasets: it names no dataset.")
+    if is_train and "train" not in opt["datasets"]:
+        raise UserError("datasets.train: this key is missing.")
+    for phase, block in opt["datasets"].items():
+        path = f"datasets.{phase}"
+        kind = phase.split("_")[0]
+        allowed = ("train", "val") if is_train else ("test", "val")
+        if kind not in allowed or (is_train and kind == "train" and phase != "train"):
+            raise UserError(f"{path}: {phase!r} is no phase here; use {allowed[0]}{'' if is_train else '_1'} "
+                            f"or {allowed[1]}{'' if is_train else '_1'}.")
+        if not isinstance(block, dict):
+            raise UserError(f"{path}: is {block!r}, but must be a block of keys.")
+        _need(block, ("name", "type"), path)
+        dataset = registered(DATASET_REGISTRY, block["type"], f"{path}.type")
+        _check_keys(block, _strings(_LOADER) | known_keys.known(dataset) | _UNREAD, path)
+        _check_types(block, path, _TYPES["datasets"])
+        if kind == "train":
+            _need(block, ("batch_size_per_gpu", "num_worker_per_gpu"), path)
+            mode = block.get("prefetch_mode")
+            if mode not in (None, "cpu", "cuda"):
+                raise UserError(f"{path}.prefetch_mode: is {mode!r}, but must be cpu, cuda or ~.")
+            if mode == "cuda" and block.get("pin_memory") is not True:
+                raise UserError(f"{path}.pin_memory: must be true with prefetch_mode cuda.")
+        if block.get("persistent_workers") and not (kind == "train" and block["num_worker_per_gpu"]):
+            raise UserError(f"{path}.persistent_workers: needs num_worker_per_gpu of at least 1, in training.")
+        if not hasattr(dataset, "check_options"):
+            needed = known_keys.required(dataset, ("__init__", "__getitem__"), kind == "train")[""]
+            _need({**block, "scale": opt.get("scale"), "phase": kind} if "scale" in opt else {**block, "phase": kind},
+                  sorted(needed), path)
+
+
+def check_device(opt: dict, launcher: str) -> None:
+    """Checks `num_gpu` and `launcher` against the machine; `opt` is complete."""
+    count = torch.cuda.device_count()
+    wanted = opt["num_gpu"]
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 0:
+        raise UserError(f"num_gpu: is {wanted!r}, but must be a whole number or auto.")
+    if launcher != "none":
+        if count == 0:
+            raise UserError(f"--launcher {launcher} needs a CUDA device, and this machine has none; leave it out.")
+        variable = "RANK" if launcher == "pytorch" else "SLURM_PROCID"
+        if variable not in os.environ:
+            starter = "torchrun" if launcher == "pytorch" else "srun"
+            raise UserError(f"--launcher {launcher} must be started by {starter}: {variable} is not set.")
+    elif wanted > count:
+        raise UserError(f"num_gpu: is {wanted}, but this machine has {count} CUDA devices; use auto.")
+    model = registered(MODEL_REGISTRY, opt["model_type"], "model_type")
+    if count == 0 and issubclass(model, VideoBaseModel):
+        raise UserError(f"model_type: {opt['model_type']} of BasicSR 1.4.2 is a video model and works on CUDA only.")
+
+
+def check_content(opt: dict, resuming: bool) -> list[str]:
+    """Checks what the completed options name: files, networks, losses, metrics, and the plugin classes' own rules.
+
+    Returns:
+        Sentences about metrics that have been left out of `opt`.
+    """
+    model = registered(MODEL_REGISTRY, opt["model_type"], "model_type")
+    for phase, block in opt["datasets"].items():
+        dataset = registered(DATASET_REGISTRY, block["type"], f"datasets.{phase}.type")
+        if hasattr(dataset, "check_options"):
+            _call_hook(dataset, block, f"datasets.{phase}: ")
+        else:
+            check_files(dataset, block, f"datasets.{phase}")
+    if opt["is_train"]:
+        check_losses(opt["train"], required_type=model.__module__.startswith("basicsr."))
+    dropped = check_metrics(opt["val"]) if opt.get("val") else []
+    state = opt["path"].get("resume_state")
+    if state and not os.path.isfile(state):
+        raise UserError(f"path.resume_state: there is no file {state}.")
+    check_networks(opt, resuming or bool(state))
+    if hasattr(model, "check_options"):
+        _call_hook(model, opt, "")
+    return dropped
+
+
+def _call_hook(cls: type, opt: dict, prefix: str) -> None:
+    try:
+        cls.check_options(opt)
+    except UserError as error:
+        raise UserError(f"{prefix}{error}") from error
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else str(key)
