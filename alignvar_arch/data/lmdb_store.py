@@ -8,7 +8,7 @@ nothing under the final name and two processes writing at once end with one good
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from pathlib import Path
 
 import cv2
@@ -40,8 +40,8 @@ class LmdbWriter:
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.part = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent))
-        self.part.chmod(0o777 & ~_umask())
+        self.part = self.path.parent / f".{self.path.name}.{uuid.uuid4().hex}.part"
+        self.part.mkdir()
         # nobody else knows this name, so neither LMDB's lock file nor a sync at every record is needed
         self.env = lmdb.open(str(self.part), map_size=FIRST_MAP_SIZE, lock=False, sync=False)
         self.lines = []
@@ -131,10 +131,3 @@ def _difference(found, wanted):
             return f"it holds {len(names)} photographs {word}, for example {min(names)}"
     name = min(name for name in new if new[name] != old[name])
     return f"the photograph {name} has changed since"
-
-
-def _umask():
-    """The process's umask; mkdtemp makes folders only their owner can read, which shared data should not be."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
