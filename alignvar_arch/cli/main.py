@@ -1,14 +1,27 @@
 """Sub-commands and exit codes: 0 done, 1 some inputs failed, 2 the user's mistake, 130 and 143 interrupted."""
 
 import importlib
+import os
+import signal
 import sys
+import threading
+import warnings
 
+from alignvar_arch.cli import plugins
+from alignvar_arch.compat.registries import nearest
 from alignvar_arch.errors import UserError
 
 COMMANDS = {
     "train": "train a network from an options file",
     "test": "run a network over the test sets of an options file",
+    "list": "every registered arch, model, loss, dataset and metric",
+    "doctor": "versions, device, what is missing and how to mend it",
 }
+HELP = "usage: basicsr COMMAND …\n\n{}\n\n`basicsr COMMAND -h` shows a command's flags."
+
+
+class Terminated(BaseException):
+    """SIGTERM, so that a run can say how to resume it before it ends."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,14 +31,45 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments without the program's name; None means `sys.argv[1:]`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP.format("\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())))
+        return 0 if arguments else 2
+    # BasicSR's SwinIR calls torch.meshgrid in the old way; nobody who trains can do anything about it.
+    warnings.filterwarnings("ignore", message="torch.meshgrid")
+    _catch_sigterm()
+    command, *rest = arguments
     try:
-        command = arguments[0]
-        return importlib.import_module(f"alignvar_arch.cli.{command}").run(arguments[1:])
+        if command not in COMMANDS:
+            raise UserError(f"no command named {command!r}{nearest(command, COMMANDS)}; known are {', '.join(COMMANDS)}.")
+        found = plugins.load()
+        for plugin in found:
+            if plugin.error and command in ("train", "test"):
+                print(f"warning: the plugin {plugin.name} ({plugin.value}) failed: {plugin.error}", file=sys.stderr)
+        return importlib.import_module(f"alignvar_arch.cli.{command}").run(rest, found)
     except UserError as error:
         print(f"basicsr: {sentence(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"basicsr: interrupted. {interrupt}".rstrip(), file=sys.stderr)
+        return 130
+    except Terminated as interrupt:
+        print(f"basicsr: terminated. {interrupt}".rstrip(), file=sys.stderr)
+        return 143
 
 
 def sentence(error: UserError) -> str:
     """Returns the error's one sentence, also where a DataLoader worker has wrapped it into its traceback."""
-    return str(error).rsplit("UserError: ", 1)[-1].strip().replace("\n", " ")
+    return " ".join(str(error).rsplit("UserError: ", 1)[-1].split())
+
+
+def _catch_sigterm() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return
+    owner = os.getpid()
+
+    def stop(_number, _frame):
+        if os.getpid() != owner:  # a loader's worker has inherited this handler; it just ends
+            os._exit(143)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)

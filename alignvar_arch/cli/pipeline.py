@@ -2,25 +2,42 @@
 
 import logging
 import os
+import shlex
+from pathlib import Path
 
 from basicsr.utils import logger as basicsr_logger
 
 from alignvar_arch import options
 
 
-def run_pipeline(module, pipeline, argv: list[str], is_train: bool) -> int:
-    """Runs `pipeline` of BasicSR's `module` (basicsr.train or basicsr.test) with the current folder as its root."""
+def run_pipeline(module, pipeline, argv: list[str], is_train: bool) -> None:
+    """Runs `pipeline` of BasicSR's `module` (basicsr.train or basicsr.test) with the current folder as its root.
+
+    An interruption passes on with the command that resumes, where there is something to resume from.
+    """
     root = os.getcwd()
-    parsed = options.parse_options(root, is_train, argv)
+    command = f"basicsr {'train' if is_train else 'test'}"
+    parsed = options.parse_options(root, is_train, argv, command)
     close_logger()
     original = module.parse_options
     module.parse_options = lambda root_path, is_train=True: parsed
     try:
         pipeline(root)
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            error.args = (_how_to_resume(parsed[0], command, argv),)
+        raise
     finally:
         module.parse_options = original
         close_logger()
-    return 0
+
+
+def _how_to_resume(opt: dict, command: str, argv: list[str]) -> str:
+    states = opt["path"].get("training_states")
+    if not states or not any(Path(states).glob("*.state")):
+        return ""
+    rest = [argument for argument in argv if argument != "--auto_resume"]
+    return f"Resume with: {command} --auto_resume {shlex.join(rest)}"
 
 
 def close_logger() -> None:

@@ -1,10 +1,12 @@
 """`basicsr train`: BasicSR's training pipeline on the current folder."""
 
+import basicsr.train
+
 from alignvar_arch.cli.pipeline import run_pipeline
+from alignvar_arch.cli.plugins import Plugin
 
 
-def run(argv: list[str]) -> int:
+def run(argv: list[str], _plugins: list[Plugin]) -> int:
     """Trains; returns 0."""
-    import basicsr.train
-
-    return run_pipeline(basicsr.train, basicsr.train.train_pipeline, argv, is_train=True)
+    run_pipeline(basicsr.train, basicsr.train.train_pipeline, argv, is_train=True)
+    return 0

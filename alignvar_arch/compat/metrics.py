@@ -32,14 +32,17 @@ def _guard(calculate):
     @functools.wraps(calculate)
     def calculate_niqe(img, crop_border, input_order="HWC", convert_to="y", **kwargs):
         reason = None
+        height, width = img.shape[-2:] if input_order in ("CHW", "HW") else img.shape[:2]
         try:
+            if min(height, width) - 2 * crop_border < _BLOCK:
+                raise ValueError("the picture is too small")
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore", RuntimeWarning)
                 value = float(calculate(img, crop_border, input_order, convert_to, **kwargs))
             if not math.isfinite(value):
                 reason = "the picture is flat"
         except (np.linalg.LinAlgError, RuntimeError, ValueError, ZeroDivisionError, IndexError) as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = " ".join(str(error).split())
         if reason is None:
             return value
         if not warned:

@@ -15,10 +15,13 @@ def install() -> None:
     Registry.get = _get
 
 
-def nearest(name: str, known, cutoff: float = 0.5) -> str:
+def nearest(name: str, known, cutoff: float = 0.6) -> str:
     """Returns ' (nearest: …)' with up to three names from `known` that are similar by `cutoff`, or '' without any."""
     by_lower = {str(key).lower(): str(key) for key in known}
-    found = difflib.get_close_matches(str(name).lower(), list(by_lower), n=3, cutoff=cutoff)
+    word = str(name).lower()
+    found = difflib.get_close_matches(word, list(by_lower), n=3, cutoff=cutoff)
+    if not found and len(word) >= 3:
+        found = [key for key in by_lower if word in key][:3]
     return f" (nearest: {', '.join(by_lower[key] for key in found)})" if found else ""
 
 

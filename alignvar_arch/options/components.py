@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import io
 import os
+import warnings
 
 import torch
 from basicsr.losses import basic_loss  # noqa: F401 - registers BasicSR's losses
@@ -87,7 +88,8 @@ def check_networks(opt: dict, resuming: bool) -> None:
 def build(network_class, block: dict, path: str) -> torch.nn.Module:
     """Builds a network on the meta device, or on the CPU where its constructor computes with values."""
     arguments = {key: value for key, value in block.items() if key != "type"}
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
             with torch.device("meta"):
                 return network_class(**arguments)

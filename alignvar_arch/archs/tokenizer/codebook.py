@@ -8,8 +8,8 @@ from alignvar_arch.archs.tokenizer.pyramid import ResidualPyramid
 
 
 @torch.no_grad()
-def count_hits(pyramid: ResidualPyramid, maps: Sequence[torch.Tensor], momentum: float = 0.99) -> None:
-    """Fold one batch's token maps (B, s, s) into the pyramid's running hits per scale and code.
+def count_hits(pyramid: ResidualPyramid, maps: Sequence[torch.Tensor], momentum: float = 0.99) -> torch.Tensor:
+    """Fold one batch's token maps (B, s, s) into the pyramid's running hits, and return the batch's own, (K, V).
 
     Data-parallel ranks count together, so that they go on agreeing about which codes are dead.
     """
@@ -17,11 +17,7 @@ def count_hits(pyramid: ResidualPyramid, maps: Sequence[torch.Tensor], momentum:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(hits)
     pyramid.ema_vocab_hit_SV.lerp_(hits, 1 - momentum)
-
-
-def usage(pyramid: ResidualPyramid, least: float = 0.05) -> list[float]:
-    """Return, for each scale, the share of codes (0 … 1) hit at least ``least`` times a batch."""
-    return (pyramid.ema_vocab_hit_SV >= least).float().mean(1).tolist()
+    return hits
 
 
 @torch.no_grad()
@@ -44,6 +40,6 @@ def revive(pyramid: ResidualPyramid, latent: torch.Tensor, least: float = 0.05) 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.broadcast(places, 0)
     pyramid.embedding.weight[dead] = places.to(pyramid.embedding.weight.dtype)
-    # A moved code starts as if hit once a batch at every scale's share: alive until the next counts say otherwise.
-    pyramid.ema_vocab_hit_SV[:, dead] = 1 / len(pyramid.schedule)
+    # A moved code starts a little above the threshold: it has some dozens of batches to be hit.
+    pyramid.ema_vocab_hit_SV[:, dead] = 2 * least / len(pyramid.schedule)
     return len(dead)

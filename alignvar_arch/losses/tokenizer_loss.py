@@ -1,0 +1,49 @@
+"""What trains the tokenizer beside a pixel loss: vector quantisation, and perceptual distance."""
+import torch
+import torch.nn.functional as F
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import nn
+
+from alignvar_arch.archs.lpips import LPIPSSqueeze
+from alignvar_arch.archs.tokenizer_arch import Encoded
+
+
+@LOSS_REGISTRY.register()
+class VQLoss(nn.Module):
+    """Mean over scales of beta·MSE(sg f̂, z) + MSE(f̂, sg z), as VAR trains its tokenizer.
+
+    Args:
+        loss_weight: factor.
+        beta: commitment of the encoder to the codes.
+    """
+
+    def __init__(self, *, loss_weight: float = 1.0, beta: float = 0.25):
+        super().__init__()
+        self.loss_weight, self.beta = loss_weight, beta
+
+    def forward(self, encoded: Encoded) -> torch.Tensor:
+        latent = encoded.latent
+        terms = [self.beta * F.mse_loss(latent, f_hat.detach()) + F.mse_loss(f_hat, latent.detach())
+                 for f_hat in encoded.cumulative]
+        return self.loss_weight * torch.stack(terms).mean()
+
+
+@LOSS_REGISTRY.register()
+class LPIPSLoss(nn.Module):
+    """LPIPS-squeeze distance of pictures (B, 3, H, W) in [0, 1], the mean over the batch.
+
+    Args:
+        loss_weight: factor.
+        weights: folder of the LPIPS weights; None looks in the usual places (``archs.lpips``).
+
+    Raises:
+        UserError: the weights are not there.
+    """
+
+    def __init__(self, *, loss_weight: float = 1.0, weights: str | None = None):
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.lpips = LPIPSSqueeze(weights=weights)
+
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return self.loss_weight * self.lpips(prediction, target).mean()

@@ -1,0 +1,31 @@
+"""Figures that come one a scale: gathered over many steps, shown as one table."""
+import torch
+from basicsr.utils import get_root_logger
+
+
+class ScaleLog:
+    """Running means of per-scale figures, (K,) each, kept on their device until they are shown."""
+
+    def __init__(self, sides: tuple[int, ...]):
+        self.sides = sides
+        self.sums: dict[str, tuple[torch.Tensor, int]] = {}
+
+    def add(self, name: str, values: torch.Tensor, count: int = 1) -> None:
+        """Add the sum of ``count`` observations of figure ``name``, (K,)."""
+        total, seen = self.sums.get(name, (0, 0))
+        self.sums[name] = (total + values.detach().float(), seen + count)
+
+    def report(self, title: str, tb_logger, step: int | str) -> None:
+        """Log the means as a table, a column a scale, send them to TensorBoard, and begin anew."""
+        if not self.sums:
+            return
+        rows = {name: (total / seen).tolist() for name, (total, seen) in self.sums.items()}
+        self.sums = {}
+        width = max(map(len, rows))
+        lines = [f"{title}, by scale", " " * (width + 2) + "".join(f"{f'{s}x{s}':>9}" for s in self.sides)]
+        lines += [f"  {name:<{width}}" + "".join(f"{value:9.4f}" for value in row) for name, row in rows.items()]
+        get_root_logger().info("\n".join(lines))
+        if tb_logger:
+            for name, row in rows.items():
+                for k, value in enumerate(row):
+                    tb_logger.add_scalar(f"{name}/scale_{k + 1}", value, step)
