@@ -21,7 +21,8 @@ def resolve(path: str) -> str:
         return os.path.expanduser(path)
     found = resources.files("alignvar_arch").joinpath(path[len(PREFIX):])
     if not found.is_file():
-        raise UserError(f"{path} does not ship with this package; look into {resources.files('alignvar_arch')}/weights.")
+        folder = resources.files("alignvar_arch")
+        raise UserError(f"{path} does not ship with this package; look into {folder}/weights.")
     return str(found)
 
 

@@ -40,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     command, *rest = arguments
     try:
         if command not in COMMANDS:
-            raise UserError(f"no command named {command!r}{nearest(command, COMMANDS)}; known are {', '.join(COMMANDS)}.")
+            known = ", ".join(COMMANDS)
+            raise UserError(f"no command named {command!r}{nearest(command, COMMANDS)}; known are {known}.")
         found = plugins.load()
         for plugin in found:
             if plugin.error and command in ("train", "test"):
@@ -49,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"basicsr: {sentence(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `basicsr list | head`: nobody reads on, which is no mistake
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt as interrupt:
         print(f"basicsr: interrupted. {interrupt}".rstrip(), file=sys.stderr)
         return 130

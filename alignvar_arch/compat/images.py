@@ -5,31 +5,23 @@
 """
 
 import functools
-import inspect
 
 import cv2
 import numpy as np
-from basicsr.data import degradations
+from basicsr.data import degradations, transforms
+from basicsr.utils import img_util
 from basicsr.utils.file_client import FileClient
-from basicsr.utils.registry import DATASET_REGISTRY
 
+from alignvar_arch.compat import patch
 from alignvar_arch.errors import UserError
 
 
 def install() -> None:
     """Goes when BasicSR's readers name the file and `add_jpg_compression` rounds its quality."""
     FileClient.get = _remembering_get(FileClient.get)
-    wrapped = {}
-    for _, dataset in DATASET_REGISTRY:
-        module = inspect.getmodule(dataset)
-        if module.__name__ in wrapped:
-            continue
-        wrapped[module.__name__] = module
-        if hasattr(module, "imfrombytes"):
-            module.imfrombytes = _naming_imfrombytes(module.imfrombytes)
-        if hasattr(module, "paired_random_crop"):
-            module.paired_random_crop = _checking_crop(module.paired_random_crop)
-    degradations.add_jpg_compression = _whole_quality(degradations.add_jpg_compression)
+    patch.everywhere(img_util.imfrombytes, _naming_imfrombytes(img_util.imfrombytes))
+    patch.everywhere(transforms.paired_random_crop, _checking_crop(transforms.paired_random_crop))
+    patch.everywhere(degradations.add_jpg_compression, _whole_quality(degradations.add_jpg_compression))
 
 
 class _NamedBytes(bytes):
@@ -45,8 +37,10 @@ def _remembering_get(get):
             content = get(self, filepath, client_key)
         except OSError as error:
             raise UserError(f"cannot read {filepath}: {error.strerror or error}.") from error
+        if not isinstance(content, bytes):
+            return content
         named = _NamedBytes(content)
-        named.source = str(filepath)
+        named.source = f"{filepath} of {self.client.paths[client_key]}" if self.backend == "lmdb" else str(filepath)
         return named
 
     return wrapper

@@ -70,8 +70,8 @@ def check(path: str) -> None:
 def _needed_bytes(head: bytes) -> int | None:
     """Returns the size in bytes that the newer meta page asks for, or None where `head` starts no LMDB file.
 
-    Layout (lmdb.h, 64 bit): 16 bytes of page header, then magic, version, address, map size, two 48-byte tree records of
-    which the first starts with the page size, last page number, transaction number.
+    Layout (lmdb's mdb.c, 64 bit): 16 bytes of page header, then magic, version, address, map size, two 48-byte tree
+    records of which the first starts with the page size, last page number, transaction number.
     """
     if len(head) < 152 or struct.unpack_from("<I", head, 16)[0] != 0xBEEFC0DE:
         return None
@@ -92,13 +92,13 @@ class SharedLmdbBackend(LmdbBackend):
         if len(names) != len(paths):
             raise ValueError(f"client_keys and db_paths differ in length: {len(names)} and {len(paths)}")
         self.db_paths = [str(path) for path in paths]
-        self._paths = dict(zip(names, self.db_paths, strict=True))
+        self.paths = dict(zip(names, self.db_paths, strict=True))
 
     def get(self, filepath, client_key):
         """Returns the bytes stored under the key `filepath`; raises UserError naming file and key if it is absent."""
-        path = self._paths[client_key]
+        path = self.paths[client_key]
         with open_shared(path).begin(write=False) as transaction:
             value = transaction.get(str(filepath).encode("utf-8"))
         if value is None:
-            raise UserError(f"{path} has no key {str(filepath)!r}; its meta_info.txt does not fit its data, make it again.")
+            raise UserError(f"{path} has no key {str(filepath)!r}, though its meta_info.txt lists it; make it again.")
         return value

@@ -1,7 +1,7 @@
 """NIQE is not defined for every picture: where it is not, the figure is nan and one warning says so.
 
-`calculate_niqe` ends a training run with LinAlgError on a flat picture and with RuntimeError under 96 pixels. It runs in
-validation, hours into a run, on whatever the network paints.
+`calculate_niqe` ends a training run with LinAlgError on a flat picture and with RuntimeError under 96 pixels. It runs
+in validation, hours into a run, on whatever the network paints.
 """
 
 import functools
@@ -13,17 +13,16 @@ from basicsr.metrics import niqe
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import METRIC_REGISTRY
 
+from alignvar_arch.compat import patch
+
 _BLOCK = 96  # pixels; NIQE compares statistics of blocks of this side, and needs more than one
 
 
 def install() -> None:
     """Goes when BasicSR's `calculate_niqe` returns nan by itself."""
     guarded = _guard(niqe.calculate_niqe)
-    niqe.calculate_niqe = guarded
+    patch.everywhere(niqe.calculate_niqe, guarded)
     METRIC_REGISTRY._obj_map["calculate_niqe"] = guarded
-    import basicsr.metrics
-
-    basicsr.metrics.calculate_niqe = guarded
 
 
 def _guard(calculate):

@@ -4,8 +4,11 @@
 with torch's list of every key. `BaseModel.get_optimizer` knows Adam only.
 """
 
+import functools
+
 import torch
 from basicsr.losses import basic_loss
+from basicsr.losses.basic_loss import PerceptualLoss
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 
@@ -20,6 +23,7 @@ def install() -> None:
     # PerceptualLoss(criterion='l2') asks for torch.nn.L2loss, which never existed (basic_loss.py:192).
     if not hasattr(torch.nn, "L2loss"):
         basic_loss.torch = _TorchWithL2()
+    PerceptualLoss.__init__ = _naming_vgg(PerceptualLoss.__init__)
 
 
 class _TorchWithL2:
@@ -31,6 +35,22 @@ class _TorchWithL2:
 
     def __getattr__(self, name):
         return getattr(torch, name)
+
+
+def _naming_vgg(construct):
+    """Says which file to fetch where torchvision cannot: BasicSR's VGG is downloaded on first use."""
+
+    @functools.wraps(construct)
+    def wrapper(self, *arguments, **named):
+        try:
+            construct(self, *arguments, **named)
+        except OSError as error:
+            raise UserError(
+                f"PerceptualLoss needs VGG weights, and their download failed ({error}); put vgg19-dcbb9e9d.pth from "
+                "download.pytorch.org/models into experiments/pretrained_models, or leave perceptual_opt out."
+            ) from error
+
+    return wrapper
 
 
 def _with_adamw(get_optimizer):

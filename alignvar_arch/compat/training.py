@@ -30,6 +30,7 @@ def install() -> None:
     basicsr.train.create_train_val_dataloader = _exact_iterations(basicsr.train.create_train_val_dataloader)
     basicsr.train.build_dataset = _not_empty(basicsr.train.build_dataset)
     basicsr.test.build_dataset = _not_empty(basicsr.test.build_dataset)
+    basicsr.train.MessageLogger = _MessageLogger
     basicsr.data.worker_init_fn = _seed_worker
     prefetch_dataloader.PrefetchGenerator.run = _run_and_report
     prefetch_dataloader.PrefetchGenerator.__next__ = _next_or_raise
@@ -38,8 +39,8 @@ def install() -> None:
 def _load_resume_state(opt: dict) -> dict | None:
     """Finds and reads the state to resume from, and points the networks at that iteration's weights.
 
-    BasicSR asks for the current CUDA device (train.py:85), unpickles anything, and then names `net_X_ITER.pth` for every
-    network, also for a frozen one that the experiment never saves. Goes when BasicSR does none of these.
+    BasicSR asks for the current CUDA device (train.py:85), unpickles anything, and then names `net_X_ITER.pth` for
+    every network, also for a frozen one that the experiment never saves. Goes when BasicSR does none of these.
     """
     path = _newest_state(opt["path"]["training_states"]) if opt["auto_resume"] else opt["path"].get("resume_state")
     if not path:
@@ -100,8 +101,10 @@ def _exact_iterations(create):
         loader, sampler, val_loaders, _, total = create(opt, logger)
         per_epoch = len(loader)
         if per_epoch == 0:
-            raise UserError(f"datasets.train: a batch of {loader.batch_size} is larger than the "
-                            f"{len(sampler)} images of an epoch; lower batch_size_per_gpu or raise dataset_enlarge_ratio.")
+            raise UserError(
+                f"datasets.train: a batch of {loader.batch_size} is larger than the {len(sampler)} images of an epoch; "
+                "lower batch_size_per_gpu or raise dataset_enlarge_ratio."
+            )
         start = opt["path"].get("resume_from", {"epoch": 0, "iter": 0})
         left = max(total - start["iter"], 0)
         epochs = math.ceil(left / per_epoch)
@@ -116,13 +119,22 @@ def _exact_iterations(create):
     return wrapper
 
 
+class _MessageLogger(basicsr.train.MessageLogger):
+    """Counts the iterations left without going below zero at the last one (logger.py:101). Goes when that is mended."""
+
+    def __init__(self, opt, start_iter=1, tb_logger=None):
+        super().__init__(opt, start_iter, tb_logger)
+        self.max_iters += 1
+
+
 def _not_empty(build):
     """Refuses an empty data set, which BasicSR answers with ZeroDivisionError. Goes when BasicSR says so itself."""
 
     def wrapper(dataset_opt):
         dataset = build(dataset_opt)
         if len(dataset) == 0:
-            raise UserError(f"datasets: {dataset_opt.get('name', dataset_opt['type'])} has no images; check its dataroot.")
+            name = dataset_opt.get("name", dataset_opt["type"])
+            raise UserError(f"datasets: {name} has no images; check its dataroot.")
         return dataset
 
     return wrapper
@@ -131,9 +143,9 @@ def _not_empty(build):
 def _seed_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
     """Seeds numpy and random of a loader worker from torch's own seed of that worker, which is new each epoch.
 
-    BasicSR seeds with `num_workers * rank + worker_id + seed` (data/__init__.py:97), so every epoch repeats the crops of
-    the first. torch draws the worker's seed from the generator that the manual seed (plus rank) has set, so that runs
-    stay repeatable. Goes when BasicSR does the same.
+    BasicSR seeds with `num_workers * rank + worker_id + seed` (data/__init__.py:97), so every epoch repeats the crops
+    of the first. torch draws the worker's seed from the generator that the manual seed (plus rank) has set, so that
+    runs stay repeatable. Goes when BasicSR does the same.
     """
     worker_seed = torch.initial_seed() % 2**32
     np.random.seed(worker_seed)
@@ -141,7 +153,7 @@ def _seed_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None
 
 
 def _run_and_report(self) -> None:
-    """Passes an error of the loader on to the training thread, which otherwise waits for ever (`prefetch_mode: cpu`)."""
+    """Passes a loader's error on to the training thread, which otherwise waits for ever (`prefetch_mode: cpu`)."""
     try:
         for item in self.generator:
             self.queue.put(item)

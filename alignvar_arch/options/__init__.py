@@ -9,7 +9,6 @@ import torch
 from basicsr.utils import set_random_seed
 from basicsr.utils.dist_util import get_dist_info, init_dist
 
-
 from alignvar_arch.errors import UserError
 from alignvar_arch.options import reader
 

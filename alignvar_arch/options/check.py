@@ -2,17 +2,11 @@
 
 import math
 import os
+import sys
 
-import basicsr.data
-import basicsr.models
-import basicsr.test
-import basicsr.train
 import torch
-from basicsr.data import data_util, prefetch_dataloader
-from basicsr.models import base_model, lr_scheduler
+from basicsr.models import lr_scheduler
 from basicsr.models.video_base_model import VideoBaseModel
-from basicsr.utils import logger, misc
-from basicsr.utils import options as basicsr_options
 from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
 
 from alignvar_arch.compat.registries import nearest
@@ -21,10 +15,12 @@ from alignvar_arch.options import known_keys
 from alignvar_arch.options.components import check_arguments, check_losses, check_metrics, check_networks, registered
 from alignvar_arch.options.files import check_files
 
-# Keys of published BasicSR options files that no code reads.
-_UNREAD = frozenset({"use_shuffle", "mode", "find_unused_parameters", "dist_params", "port", "backend"})
-_LOOP = (basicsr.models, basicsr.train, basicsr.test, basicsr_options, misc, logger, base_model)
-_LOADER = (basicsr.data, data_util, prefetch_dataloader, basicsr.train, basicsr_options)
+# Keys of published BasicSR options files that no code reads. Others there are read by a sibling of the class only, so
+# that BasicSR's own models count as one, and its own datasets too.
+_UNREAD = frozenset({"use_shuffle", "mode", "dist_params", "port", "backend"})
+_LOOP = ("basicsr.models", "basicsr.train", "basicsr.test", "basicsr.utils.options", "basicsr.utils.misc",
+         "basicsr.utils.logger")  # fmt: skip
+_LOADER = ("basicsr.data", "basicsr.train", "basicsr.utils.options")
 _COMPLETED = {"is_train", "dist", "rank", "world_size", "auto_resume", "root_path", "manual_seed"}  # never in the file
 _PATH_PREFIXES = ("pretrain_network_", "param_key_", "strict_load_")
 _PATH_KEYS = ("resume_state", "ignore_resume_networks", "strict_load", "pretrain_network", "param_key")
@@ -83,7 +79,9 @@ def check_structure(opt: dict, is_train: bool) -> None:
     _check_datasets(opt, is_train)
 
 
-def _strings(modules) -> frozenset[str]:
+def _strings(packages: tuple[str, ...]) -> frozenset[str]:
+    modules = [module for name, module in list(sys.modules.items())
+               if name in packages or name.startswith(tuple(f"{package}." for package in packages))]
     return frozenset().union(*(known_keys.strings(module) for module in modules))
 
 
@@ -145,7 +143,8 @@ def _check_optimization(train: dict) -> None:
     scheduler = train["scheduler"]
     _check_choice(scheduler, _SCHEDULERS, "train.scheduler", given=("optimizer",))
     if scheduler["type"] == "CosineAnnealingRestartLR" and sum(scheduler["periods"]) < train["total_iter"]:
-        raise UserError(f"train.scheduler.periods: they end at iteration {sum(scheduler['periods'])}, before total_iter "
+        end = sum(scheduler["periods"])
+        raise UserError(f"train.scheduler.periods: they end at iteration {end}, before total_iter "
                         f"{train['total_iter']}; lengthen them.")
 
 

@@ -1,9 +1,11 @@
 """Networks, losses and metrics of an options file: do they exist, do their arguments, do their weights fit?"""
 
+import ast
 import contextlib
 import inspect
 import io
 import os
+import textwrap
 import warnings
 
 import torch
@@ -14,6 +16,8 @@ from alignvar_arch import checkpoints
 from alignvar_arch.compat.networks import misfit, select
 from alignvar_arch.compat.registries import find, nearest
 from alignvar_arch.errors import UserError
+
+_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
 def registered(registry, name, path: str):
@@ -51,7 +55,7 @@ def check_arguments(target, arguments: dict, path: str, given: tuple[str, ...] =
     """
     name = getattr(target, "__name__", str(target))
     parameters = {key: value for key, value in inspect.signature(target).parameters.items() if key not in given}
-    named = {key: value for key, value in parameters.items() if value.kind not in (value.VAR_KEYWORD, value.VAR_POSITIONAL)}
+    named = {key: value for key, value in parameters.items() if value.kind not in _VARIADIC}
     swallows = any(value.kind == value.VAR_KEYWORD for value in parameters.values()) and _reads_kwargs(target)
     for key in arguments:
         if key not in named and key not in also and not swallows:
@@ -62,17 +66,14 @@ def check_arguments(target, arguments: dict, path: str, given: tuple[str, ...] =
 
 
 def _reads_kwargs(target) -> bool:
-    """Whether a callable with `**kwargs` uses them; SwinIR and the metrics only swallow them, and every typo with them."""
+    """Whether a callable with `**kwargs` uses them; SwinIR and the metrics only swallow them, and typos with them."""
     function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
     variable = next(p.name for p in inspect.signature(function).parameters.values() if p.kind == p.VAR_KEYWORD)
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return True
     try:
-        source = inspect.getsource(function)
-    except OSError:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError):  # no Python source at hand
         return True
-    return source.count(variable) > 1
+    return any(isinstance(node, ast.Name) and node.id == variable for node in ast.walk(tree))
 
 
 def check_networks(opt: dict, resuming: bool) -> None:
@@ -80,7 +81,7 @@ def check_networks(opt: dict, resuming: bool) -> None:
     for key in [key for key in opt if key.startswith("network_")]:
         network_class = component(ARCH_REGISTRY, opt[key], key)
         if getattr(network_class, "__name__", "") == "SwinIR" and opt[key].get("use_checkpoint"):
-            raise UserError(f"{key}.use_checkpoint: SwinIR of BasicSR 1.4.2 fails with it (swinir_arch.py:461); set false.")
+            raise UserError(f"{key}.use_checkpoint: SwinIR of BasicSR 1.4.2 fails with it; set false.")
         network = build(network_class, opt[key], key)
         check_weights(opt, key, network, resuming)
 

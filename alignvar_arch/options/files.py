@@ -111,7 +111,7 @@ def _check_sizes(name: str, lq: tuple[int, int], gt: tuple[int, int], block: dic
 
 
 def _size(name: str, lmdb_root: str | None, phase: str, path: str) -> tuple[int, int] | None:
-    """Returns (width, height) from the header; None where a test set's image is damaged, which `test` reports itself."""
+    """Returns (width, height) from the header; None for a test set's damaged image, which `test` reports itself."""
     source = name
     if lmdb_root is not None:
         with lmdb_backend.open_shared(lmdb_root).begin() as transaction:

@@ -9,11 +9,11 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 
 
-@lru_cache(maxsize=None)
+@cache
 def strings(module: ModuleType) -> frozenset[str]:
     """Returns the identifier-like string constants in a module's source."""
     try:
