@@ -98,8 +98,8 @@ class AlignVAR(nn.Module):
         self.head = nn.Linear(embed_dim, codebook_size)
         sides = self.schedule.sides
         self.register_buffer("rope", rope_table((sides[-1], *sides), embed_dim // num_heads), persistent=False)
-        self.register_buffer("levels", torch.repeat_interleave(
-            torch.arange(len(sides)), torch.tensor(self.schedule.lengths)), persistent=False)
+        levels = [k for k, length in enumerate(self.schedule.lengths) for _ in range(length)]
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self._initialise(depth)
 
     def _initialise(self, depth: int) -> None:

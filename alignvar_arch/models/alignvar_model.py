@@ -84,8 +84,7 @@ class AlignVARModel(TokenModel):
         if self.opt["train"].get("grad_clip"):
             torch.nn.utils.clip_grad_norm_(self.net_g.parameters(), self.opt["train"]["grad_clip"])
         self.optimizer_g.step()
-        if self.ema_decay > 0:
-            self.model_ema(decay=self.ema_decay)
+        self.step_ema(current_iter)
 
         spans = self.tokenizer.schedule.spans
         logits = logits.detach()

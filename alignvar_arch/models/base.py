@@ -41,6 +41,11 @@ class TokenModel(SRModel):
         """Set up the losses that the options name."""
         raise NotImplementedError(f"{type(self).__name__} must build its losses")
 
+    def step_ema(self, current_iter: int) -> None:
+        """Average with ``ema_decay``, less in the first steps, so that the start is soon forgotten."""
+        if self.ema_decay > 0:
+            self.model_ema(min(self.ema_decay, current_iter / (current_iter + 9)))
+
     @torch.no_grad()
     def model_ema(self, decay=0.999):
         """Move the averaged parameters towards the trained ones; buffers are copied."""

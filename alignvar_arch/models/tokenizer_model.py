@@ -72,9 +72,7 @@ class AlignVARTokenizerModel(TokenModel):
         self.optimizer_g.step()
         hits = count_hits(pyramid, encoded.maps)
         self.hits = self.hits + hits
-        if self.ema_decay > 0:
-            # The average of the untrained network and a trained one means nothing: it starts at the first step.
-            self.model_ema(decay=self.ema_decay if current_iter > 1 else 0)
+        self.step_ema(current_iter)
         losses["codes_hit"] = (hits.sum(0) > 0).float().mean()
         self.log_dict = self.reduce_loss_dict(losses)
 

@@ -1,0 +1,125 @@
+"""HCC, cross-entropy and the tokenizer's losses."""
+import pytest
+import small
+import torch
+import torch.nn.functional as F
+from basicsr.losses import build_loss
+
+from alignvar_arch.archs.transformer.structure import guidance_maps, laplacian_map
+from alignvar_arch.losses import HCCLoss, TokenCrossEntropyLoss, VQLoss
+from alignvar_arch.metrics.tokens import scale_accuracy, scale_cross_entropy
+
+
+@pytest.fixture
+def case():
+    tokenizer = small.tokenizer().requires_grad_(False)
+    gt, lr = small.pictures()
+    encoded = tokenizer.encode(tokenizer.to_target(gt, lr))
+    return tokenizer.quantize, encoded, tokenizer.quantize.flatten(encoded.maps), lr
+
+
+def one_hot(tokens):
+    return 1e4 * F.one_hot(tokens, 24).float()
+
+
+@pytest.mark.parametrize("estimate", ["soft", "straight_through"])
+def test_cumulative_hcc_is_zero_on_the_ground_truth(case, estimate):
+    pyramid, encoded, tokens, _ = case
+    result = HCCLoss(target="cumulative", estimate=estimate)(one_hot(tokens), pyramid, encoded)
+    assert result.loss < 1e-10 and result.floor.abs().max() == 0
+    wrong = HCCLoss(target="cumulative", estimate=estimate)(one_hot((tokens + 1) % 24), pyramid, encoded)
+    assert wrong.loss > 1e-2
+
+
+@pytest.mark.parametrize("target", ["quantised", "latent"])
+def test_the_other_targets_have_the_floor_they_report(case, target):
+    pyramid, encoded, tokens, _ = case
+    result = HCCLoss(target=target)(one_hot(tokens), pyramid, encoded)
+    torch.testing.assert_close(result.per_scale, result.floor)
+    assert result.floor.sum() > 1e-3
+
+
+def test_hcc_equals_the_formula_written_out(case):
+    pyramid, encoded, tokens, _ = case
+    torch.manual_seed(1)
+    logits = torch.randn(2, 30, 24)
+    result = HCCLoss(loss_weight=0.5, target="quantised")(logits, pyramid, encoded)
+    u, total = torch.zeros(2, 4, 4, 4), 0.0
+    for k, (span, side) in enumerate(zip(pyramid.schedule.spans, small.SCALES, strict=True)):
+        r = (logits[:, span].softmax(-1) @ pyramid.embedding.weight).transpose(1, 2).reshape(2, 4, side, side)
+        if side < 4:
+            r = F.interpolate(r, size=(4, 4), mode="bicubic", align_corners=False)
+        phi = pyramid.quant_resi["qresi_ls"][pyramid.phi_index[k]]
+        u = u + 0.5 * r + 0.5 * F.conv2d(r, phi.weight, phi.bias, padding=1)
+        z = F.adaptive_avg_pool2d(encoded.latent, side).permute(0, 2, 3, 1)
+        nearest = (z[..., None, :] - pyramid.embedding.weight).square().sum(-1).argmin(-1)
+        target = pyramid.embedding.weight[nearest].permute(0, 3, 1, 2)
+        total = total + (F.adaptive_avg_pool2d(u, side) - target).square().mean()
+    torch.testing.assert_close(result.loss, 0.5 * total)
+
+
+def test_hcc_gradient_reaches_every_block_and_passes_through_phi(case):
+    pyramid, encoded, _, lr = case
+    net = small.transformer().train()
+    logits = net(lr, pyramid.teacher_input(encoded.cumulative), torch.zeros(2, dtype=torch.long), net.guidance(lr)).logits
+    logits.retain_grad()
+    HCCLoss()(logits, pyramid, encoded).loss.backward()
+    for i, block in enumerate(net.blocks):
+        for name, parameter in block.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, (i, name)
+    assert (logits.grad.abs().amax(-1) > 0).all()  # an error at a fine scale reaches the coarse predictions
+    assert all(parameter.grad is None for parameter in pyramid.parameters())
+
+
+def test_straight_through_is_hard_forwards_and_soft_backwards(case):
+    pyramid, encoded, _, _ = case
+    torch.manual_seed(2)
+    logits = torch.randn(2, 30, 24, requires_grad=True)
+    hard = HCCLoss(estimate="straight_through")(logits, pyramid, encoded)
+    expected = HCCLoss()(one_hot(logits.argmax(-1)), pyramid, encoded)
+    torch.testing.assert_close(hard.per_scale, expected.per_scale, atol=1e-6, rtol=1e-5)
+    hard.loss.backward()
+    assert (logits.grad.abs().amax(-1) > 0).all()
+
+
+def test_losses_are_registered_and_refuse_what_they_do_not_know():
+    assert isinstance(build_loss({"type": "HCCLoss", "loss_weight": 1.0, "target": "latent"}), HCCLoss)
+    with pytest.raises(ValueError, match="quantised, cumulative or latent"):
+        HCCLoss(target="quantized")
+    with pytest.raises(ValueError, match="soft or straight_through"):
+        HCCLoss(estimate="hard")
+
+
+def test_cross_entropy_and_its_scales_agree(case):
+    pyramid, _, tokens, _ = case
+    logits = torch.randn(2, 30, 24)
+    by_scale = scale_cross_entropy(logits, tokens, pyramid.schedule.spans)
+    weights = torch.tensor(pyramid.schedule.lengths) / 30
+    torch.testing.assert_close((by_scale * weights).sum(), TokenCrossEntropyLoss()(logits, tokens))
+    assert scale_accuracy(one_hot(tokens), tokens, pyramid.schedule.spans).tolist() == [1.0] * 4
+
+
+def test_vq_loss_pulls_codes_with_weight_one_and_the_encoder_with_beta(case):
+    _, encoded, _, _ = case
+    latent = encoded.latent.detach().requires_grad_()
+    f_hats = [f.detach().requires_grad_() for f in encoded.cumulative]
+    VQLoss(beta=0.25)(encoded._replace(latent=latent, cumulative=f_hats)).backward()
+    pull = sum(f.grad for f in f_hats)
+    torch.testing.assert_close(latent.grad, -0.25 * pull)
+
+
+def test_laplacian_map_by_hand():
+    lr = torch.zeros(1, 3, 3, 3)
+    lr[..., 1, 1] = 1.0
+    assert torch.allclose(laplacian_map(lr)[0, 0], torch.tensor([[0., 1, 0], [1, 4, 1], [0, 1, 0]]), atol=1e-6)
+    edge = torch.tensor([0.0, 0.0, 1.0]).expand(1, 3, 3, 3)
+    assert torch.allclose(laplacian_map(edge)[0, 0], torch.tensor([0.0, 1, 1]).expand(3, 3), atol=1e-6)
+
+
+def test_guidance_maps_are_min_max_normalised_per_scale():
+    from alignvar_arch.archs.scales import ScaleSchedule
+    structure = torch.arange(16.0).reshape(1, 1, 4, 4)
+    maps = guidance_maps(structure, ScaleSchedule((1, 2, 4)))[0, :, 0]
+    assert maps[0] == 0  # a single value has no range
+    torch.testing.assert_close(maps[1:5], torch.tensor([0.0, 0.2, 0.8, 1.0]))
+    torch.testing.assert_close(maps[5:], torch.arange(16.0) / 15)

@@ -1,0 +1,177 @@
+"""AlignVAR: generation equals teacher forcing, nobody sees the future, SCA does what it says."""
+import pytest
+import small
+import torch
+
+from alignvar_arch.archs import AlignVAR
+from alignvar_arch.archs.layers.attention import attend_block_causal
+from alignvar_arch.archs.layers.rope import rope_table, rotate
+
+GOOD = torch.zeros(2, dtype=torch.long)
+
+
+@pytest.fixture
+def case():
+    """A tokenizer, GT, LR, the tokenised GT and the teacher-forced input."""
+    tokenizer = small.tokenizer()
+    gt, lr = small.pictures()
+    with torch.no_grad():
+        encoded = tokenizer.encode(tokenizer.to_target(gt, lr))
+        return tokenizer, lr, encoded, tokenizer.quantize.teacher_input(encoded.cumulative)
+
+
+def generated_logits(net, lr, pyramid, maps, guidance):
+    """The logits of cached generation, with the ground truth's tokens forced upon it."""
+    seen = []
+    handle = net.head.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    made = net.generate(lr, pyramid, guidance, forced=maps)
+    handle.remove()
+    return torch.cat(seen, dim=1), made
+
+
+@pytest.mark.parametrize("sca", ["off", "laplacian", "random"])
+@torch.no_grad()
+def test_cached_generation_equals_teacher_forcing_at_every_scale(case, sca):
+    tokenizer, lr, encoded, teacher = case
+    net = small.transformer(sca=sca)
+    guidance = net.guidance(lr, torch.Generator().manual_seed(3))
+    expected = net(lr, teacher, GOOD, guidance).logits
+    logits, made = generated_logits(net, lr, tokenizer.quantize, encoded.maps, guidance)
+    for span in net.schedule.spans:
+        torch.testing.assert_close(logits[:, span], expected[:, span], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(made.f_hat, encoded.cumulative[-1])
+
+
+@torch.no_grad()
+def test_no_query_sees_a_later_scale(case):
+    tokenizer, lr, _, teacher = case
+    net = small.transformer()
+    guidance = net.guidance(lr)
+    before = net(lr, teacher, GOOD, guidance).logits
+    for k in range(1, len(net.schedule)):
+        span = net.schedule.spans[k]
+        changed = teacher.clone()
+        changed[:, span.start - 1:] += 1.0
+        after = net(lr, changed, GOOD, guidance).logits
+        assert torch.equal(after[:, :span.start], before[:, :span.start])
+        assert not torch.allclose(after[:, span], before[:, span], atol=1e-3)
+
+
+@torch.no_grad()
+def test_every_query_sees_the_whole_lr_and_its_whole_scale(case):
+    _, lr, _, teacher = case
+    net = small.transformer(sca="off")
+    before = net(lr, teacher, GOOD).logits
+    corner = lr.clone()
+    corner[..., -1, -1] = 1 - corner[..., -1, -1]
+    assert ((net(corner, teacher, GOOD).logits - before).abs().amax(-1) > 1e-6).all()
+    changed = teacher.clone()
+    changed[:, -1] += 1.0  # the last token of the last scale
+    moved = (net(lr, changed, GOOD).logits - before).abs().amax((0, 2)) > 1e-7
+    assert moved[-16:].all() and not moved[:-16].any()
+
+
+def test_block_causal_attention_equals_a_masked_one():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 10, 8).unbind()
+    ends = (3, 4, 10)
+    level = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2, 2, 2])
+    seen = level[:, None] >= level[None]
+    weights = (q @ k.transpose(-1, -2)).masked_fill(~seen, -torch.inf).softmax(-1)
+    torch.testing.assert_close(attend_block_causal(q, k, v, ends, scale=1.0), weights @ v)
+
+
+def test_rotation_is_the_complex_product_on_aligned_positions():
+    table = rope_table((4, 2), 8)
+    x = torch.randn(1, 1, 20, 8)
+    turned = torch.view_as_complex(rotate(x, table).unflatten(-1, (-1, 2)))
+    frequency = 10000.0 ** (-4 * torch.arange(2) / 8)
+    rows = torch.tensor([r for r in range(4) for _ in range(4)] + [0, 0, 2, 2]).float()
+    columns = torch.tensor([c for _ in range(4) for c in range(4)] + [0, 2, 0, 2]).float()
+    angle = torch.cat([rows[:, None] * frequency, columns[:, None] * frequency], 1)
+    expected = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angle), angle)
+    torch.testing.assert_close(turned, expected)
+
+
+def test_sca_off_equals_a_gate_of_zero_and_the_gate_changes_the_logits(case):
+    _, lr, _, teacher = case
+    gated, off = small.transformer(sca="laplacian"), small.transformer(sca="off")
+    off.load_state_dict({name: value for name, value in gated.state_dict().items() if "mask_generator" not in name})
+    guidance = gated.guidance(lr)
+    with torch.no_grad():
+        plain, opened = off(lr, teacher, GOOD), gated(lr, teacher, GOOD, guidance)
+        gated.mask_generator.fc2.weight.zero_()
+        gated.mask_generator.fc2.bias.fill_(-torch.inf)  # m = 0
+        closed = gated(lr, teacher, GOOD, guidance)
+    assert plain.masks is None and not any("mask_generator" in name for name, _ in off.named_parameters())
+    assert torch.equal(closed.logits, plain.logits) and closed.masks.abs().max() == 0
+    assert opened.masks.shape == (2, 30, 1) and (opened.logits - plain.logits).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_random_guidance_differs_from_laplacian_and_repeats_with_its_seed():
+    _, lr = small.pictures(seed=5)
+    laplacian, noisy = small.transformer(sca="laplacian"), small.transformer(sca="random")
+    one, two, three = (noisy.guidance(lr, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, two) and not torch.equal(one, three)
+    assert not torch.equal(one, laplacian.guidance(lr)) and small.transformer(sca="off").guidance(lr) is None
+
+
+@torch.no_grad()
+def test_a_flat_lr_gives_no_nan(case):
+    tokenizer, _, _, teacher = case
+    net = small.transformer()
+    flat = torch.full((2, 3, 4, 4), 0.5)
+    guidance = net.guidance(flat)
+    assert guidance.abs().max() == 0
+    assert net(flat, teacher, GOOD, guidance).logits.isfinite().all()
+    assert net.generate(flat, tokenizer.quantize, guidance).f_hat.isfinite().all()
+
+
+def test_every_parameter_gets_a_gradient(case):
+    _, lr, _, teacher = case
+    net = small.transformer().train()
+    logits = net(lr, teacher, torch.tensor([0, 1]), net.guidance(lr)).logits
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.arange(60) % 24).backward()
+    missing = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not missing
+
+
+def test_yaml_off_is_off():
+    assert small.transformer(sca=False).sca == "off"
+
+
+def test_guidance_runs_two_branches_and_none_at_zero(case):
+    tokenizer, lr, _, _ = case
+    net = small.transformer()
+    guidance = net.guidance(lr)
+    calls = []
+    handle = net.blocks[0].register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0].shape[0]))
+    plain = net.generate(lr, tokenizer.quantize, guidance)
+    assert set(calls) == {2}  # guidance 0: the good branch alone
+    guided = net.generate(lr, tokenizer.quantize, guidance, cfg=6.0)
+    handle.remove()
+    assert set(calls[4:]) == {4}
+    assert any(not torch.equal(a, b) for a, b in zip(plain.maps, guided.maps, strict=True))
+    assert torch.equal(plain.maps[0], guided.maps[0])  # t = 0 at the coarsest scale
+
+
+def test_sampling_repeats_with_its_seed_and_varies_without(case):
+    tokenizer, lr, _, _ = case
+    net = small.transformer()
+    guidance = net.guidance(lr)
+
+    def sample(seed, **how):
+        made = net.generate(lr, tokenizer.quantize, guidance, generator=torch.Generator().manual_seed(seed), **how)
+        return tokenizer.quantize.flatten(made.maps)
+
+    assert torch.equal(sample(1, top_k=0, top_p=0.9), sample(1, top_k=0, top_p=0.9))
+    assert not torch.equal(sample(1, top_k=0), sample(2, top_k=0))
+    assert torch.equal(sample(1), sample(2))  # greedy draws nothing
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ValueError, match="30 / 4"):
+        AlignVAR(embed_dim=30, num_heads=4)
+    with pytest.raises(ValueError, match="laplacian, random or off"):
+        AlignVAR(sca="laplace")
