@@ -48,6 +48,12 @@ def open_shared(path: str) -> lmdb.Environment:
     return environment
 
 
+def close_all() -> None:
+    """Closes this process's environments, so that other code may open or replace the files; reading opens them anew."""
+    while _environments:
+        _environments.popitem()[1][2].close()
+
+
 def check(path: str) -> None:
     """Raises UserError unless `path` is an LMDB folder whose data file is whole.
 

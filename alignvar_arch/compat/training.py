@@ -5,6 +5,7 @@ Line numbers are those of BasicSR 1.4.2.
 
 import contextlib
 import io
+import itertools
 import math
 import os
 import random
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 from basicsr.data import prefetch_dataloader
 from basicsr.data.data_sampler import EnlargedSampler
-from basicsr.utils import check_resume
+from basicsr.utils import check_resume, misc
 
+from alignvar_arch.compat import patch
 from alignvar_arch.errors import UserError
 
 
@@ -31,6 +33,7 @@ def install() -> None:
     basicsr.train.build_dataset = _not_empty(basicsr.train.build_dataset)
     basicsr.test.build_dataset = _not_empty(basicsr.test.build_dataset)
     basicsr.train.MessageLogger = _MessageLogger
+    patch.everywhere(misc.mkdir_and_rename, _mkdir_and_rename)
     basicsr.data.worker_init_fn = _seed_worker
     prefetch_dataloader.PrefetchGenerator.run = _run_and_report
     prefetch_dataloader.PrefetchGenerator.__next__ = _next_or_raise
@@ -125,6 +128,22 @@ class _MessageLogger(basicsr.train.MessageLogger):
     def __init__(self, opt, start_iter=1, tb_logger=None):
         super().__init__(opt, start_iter, tb_logger)
         self.max_iters += 1
+
+
+def _mkdir_and_rename(path: str) -> None:
+    """Makes a folder; an older one keeps its content under a name with the time, and with a number where that is taken.
+
+    BasicSR's name has seconds only (misc.py:31), so that the third run within one ends in OSError. Goes when it counts.
+    """
+    if os.path.exists(path):
+        archive = base = f"{path}_archived_{misc.get_time_str()}"
+        for number in itertools.count(2):
+            if not os.path.exists(archive):
+                break
+            archive = f"{base}_{number}"
+        print(f"Path already exists. Rename it to {archive}", flush=True)
+        os.rename(path, archive)
+    os.makedirs(path, exist_ok=True)
 
 
 def _not_empty(build):

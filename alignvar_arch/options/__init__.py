@@ -9,6 +9,7 @@ import torch
 from basicsr.utils import set_random_seed
 from basicsr.utils.dist_util import get_dist_info, init_dist
 
+from alignvar_arch.compat import lmdb_backend
 from alignvar_arch.errors import UserError
 from alignvar_arch.options import reader
 
@@ -77,6 +78,8 @@ def validated(args: argparse.Namespace, root: str, is_train: bool) -> tuple[dict
             raise UserError(f"the current folder {root} is not writable, and results go there; run it elsewhere.")
     except UserError as error:
         raise UserError(f"{args.opt}: {error}") from error
+    finally:
+        lmdb_backend.close_all()
     return opt, dropped
 
 

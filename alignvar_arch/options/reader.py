@@ -31,11 +31,13 @@ _Loader.add_implicit_resolver(
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
     lines: dict = {}
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
         key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
         if not isinstance(key, str):
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is not a word", key_node.start_mark)
-        if key in lines and key != "<<":
+        if key in lines:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {key!r} is given twice, in lines {lines[key]} and {line}", key_node.start_mark
             )

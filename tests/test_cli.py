@@ -1,0 +1,264 @@
+"""The front door: bad input is one sentence and leaves no trace; the commands do what they say."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+import torch
+from conftest import listing, write
+
+from alignvar_arch.cli import main, plugins
+
+
+def put(opt: dict, dotted: str, value) -> None:
+    *blocks, key = dotted.split(".")
+    for block in blocks:
+        opt = opt[block]
+    opt[key] = value
+
+
+def remove(opt: dict, dotted: str) -> None:
+    *blocks, key = dotted.split(".")
+    for block in blocks:
+        opt = opt[block]
+    del opt[key]
+
+
+def refused(capsys, arguments: list[str], *words: str) -> None:
+    """Runs the command and asks for exit code 2, one line on stderr with all `words`, and an unchanged folder."""
+    before = listing(Path.cwd())
+    capsys.readouterr()
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.strip().splitlines()) == 1, captured.err
+    assert "Traceback" not in captured.err and captured.out == ""
+    for word in words:
+        assert word in captured.err
+    assert listing(Path.cwd()) == before
+
+
+CHANGED = [
+    ("model_type", "SRModle", ["model_type", "SRModel"]),
+    ("network_g.type", "MSRResnet", ["network_g.type", "MSRResNet"]),
+    ("train.pixel_opt.type", "L1Los", ["train.pixel_opt.type", "L1Loss"]),
+    ("datasets.train.type", "PairedImageDatset", ["datasets.train.type", "PairedImageDataset"]),
+    ("val.metrics.psnr.type", "calculate_psn", ["val.metrics.psnr.type", "calculate_psnr"]),
+    ("train.total_itr", 5, ["opt.yml", "train.total_itr", "total_iter"]),
+    ("datasets.train.dataroot_gtt", "gt", ["datasets.train.dataroot_gtt", "dataroot_gt"]),
+    ("path.pretrain_netwrk_g", None, ["path.pretrain_netwrk_g", "pretrain_network_g"]),
+    ("logger.print_frq", 1, ["logger.print_frq", "print_freq"]),
+    ("modle_type", "SRModel", ["modle_type", "model_type"]),
+    ("network_g.num_feats", 8, ["network_g.num_feats", "num_feat"]),
+    ("train.pixel_opt.loss_wieght", 1.0, ["train.pixel_opt.loss_wieght", "loss_weight"]),
+    ("val.metrics.psnr.crop_boarder", 2, ["val.metrics.psnr.crop_boarder", "crop_border"]),
+    ("train.optim_g.type", "Adamw2", ["train.optim_g.type", "AdamW"]),
+    ("train.scheduler.gama", 0.5, ["train.scheduler.gama", "gamma"]),
+    ("train.total_iter", "abc", ["train.total_iter", "'abc'"]),
+    ("logger.print_freq", 0, ["logger.print_freq"]),
+    ("num_gpu", 99, ["num_gpu", "auto"]),
+    ("datasets.train.dataroot_gt", "nowhere", ["datasets.train.dataroot_gt", "nowhere"]),
+    ("datasets.train.dataroot_gt", None, ["datasets.train.dataroot_gt", "None"]),
+    ("path.pretrain_network_g", "no.pth", ["path.pretrain_network_g", "no.pth"]),
+    ("path.pretrain_network_g", "alignvar_arch:weights/no.safetensors", ["alignvar_arch:weights/no.safetensors"]),
+    ("path.resume_state", "no.state", ["path.resume_state", "no.state"]),
+    ("datasets.train.prefetch_mode", "gpu", ["prefetch_mode", "cuda"]),
+    ("datasets.train.gt_size", 64, ["gt_size", "24x24", "64"]),
+    ("network_g.num_block", "many", ["network_g", "MSRResNet"]),
+    ("name", "../elsewhere", ["name"]),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "words"), CHANGED, ids=[f"{key}={value}" for key, value, _ in CHANGED])
+def test_a_wrong_value_is_named(tiny, capsys, key, value, words):
+    put(tiny, key, value)
+    refused(capsys, ["train", "-opt", write(tiny)], *words)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["name", "model_type", "path", "network_g", "network_g.type", "train.total_iter", "train.optim_g.lr",
+     "train.scheduler", "logger.use_tb_logger", "datasets.train", "datasets.train.gt_size", "val.val_freq",
+     "datasets.train.batch_size_per_gpu", "datasets.val.dataroot_lq", "train.pixel_opt.type"],
+)  # fmt: skip
+def test_a_missing_key_is_named(tiny, capsys, key):
+    remove(tiny, key)
+    refused(capsys, ["train", "-opt", write(tiny)], "opt.yml", key, "missing")
+
+
+def test_files_that_do_not_fit_are_named(tiny, capsys):
+    command = ["train", "-opt", write(tiny)]
+    cv2.imwrite("gt/05.png", np.zeros((20, 30, 3), np.uint8))
+    refused(capsys, command, "05.png", "30x20", "12x12", "24x24")
+    Path("gt/05.png").write_bytes(b"no image")
+    refused(capsys, command, "05.png", "damaged")
+    Path("gt/05.png").unlink()
+    refused(capsys, command, "datasets.train", "11, 10")
+    put(tiny, "datasets.train.dataroot_lq", "void")
+    Path("void").mkdir()
+    refused(capsys, ["train", "-opt", write(tiny)], "datasets.train.dataroot_lq", "void", "empty")
+
+
+def test_lmdb_that_cannot_serve_is_named(tiny, capsys):
+    for name in ("gt.lmdb", "lq.lmdb"):
+        lmdb.open(name, map_size=1 << 20).close()
+    tiny["datasets"]["train"].update(dataroot_gt="gt.lmdb", dataroot_lq="lq.lmdb", io_backend={"type": "lmdb"})
+    command = ["train", "-opt", write(tiny)]
+    refused(capsys, command, "datasets.train.dataroot_gt", "gt.lmdb", "empty")
+    with lmdb.open("gt.lmdb", map_size=1 << 20) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"a", bytes(100_000))
+    data = Path("gt.lmdb/data.mdb")
+    data.write_bytes(data.read_bytes()[:50_000])
+    refused(capsys, command, "gt.lmdb", "truncated")
+    data.unlink()
+    refused(capsys, command, "gt.lmdb", "data.mdb")
+
+
+def test_a_checkpoint_of_another_shape_is_named_with_both_shapes(tiny, capsys):
+    from basicsr.archs.srresnet_arch import MSRResNet
+
+    torch.save({"params": MSRResNet(num_feat=16, num_block=1, upscale=2).state_dict()}, "other.pth")
+    put(tiny, "path.pretrain_network_g", "other.pth")
+    refused(capsys, ["train", "-opt", write(tiny)], "other.pth", "conv_first.weight", "(16, 3, 3, 3)", "(8, 3, 3, 3)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], ["trian", "train"]),
+        (["train"], ["-opt"]),
+        (["train", "-opt", "none.yml"], ["none.yml"]),
+        (["train", "-opt", "opt.yml", "--auto_resum"], ["--auto_resum"]),
+        (["train", "-opt", "opt.yml", "--launcher", "pytorch"], ["CUDA"]),
+        (["train", "-opt", "opt.yml", "--force_yml", "train:total_iter"], ["train:total_iter"]),
+        (["train", "-opt", "opt.yml", "--force_yml", "no:block=1"], ["no"]),
+        (["doctor", "--verbos"], ["--verbos"]),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(tiny, capsys, arguments, words):
+    if "pytorch" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    write(tiny)
+    refused(capsys, arguments, *words)
+
+
+def test_unsafe_yaml_and_forced_code_are_not_executed(tiny, capsys):
+    text = Path(write(tiny)).read_text(encoding="utf-8")
+    Path("evil.yml").write_text(text + "degrade: !!python/object/apply:os.mkdir [pwned]\n", encoding="utf-8")
+    refused(capsys, ["train", "-opt", "evil.yml"], "evil.yml, line", "python/object")
+    for code in ("__import__('os').mkdir('pwned')", "[__import__('os').mkdir('pwned')]"):
+        refused(capsys, ["train", "-opt", "opt.yml", "--force_yml", f"train:total_iter={code}"], "train.total_iter")
+        refused(capsys, ["train", "-opt", "opt.yml", "--force_yml", f'train"][{code}]["x=1'])
+    assert not Path("pwned").exists()
+
+
+def test_a_bad_file_leaves_the_previous_run_alone(tiny, capsys):
+    assert main(["train", "-opt", write(tiny), "--force_yml", "train:total_iter=1"]) == 0
+    put(tiny, "train.total_iter", "abc")
+    refused(capsys, ["train", "-opt", write(tiny)], "train.total_iter")
+
+
+def test_train_runs_exactly_total_iter_and_resumes_on_the_cpu(tiny, capsys):
+    command = ["train", "-opt", write(tiny)]
+    assert main(command) == 0  # 11 images in batches of 4: two iterations an epoch, three epochs
+    folder = Path("experiments/tiny")
+    assert sorted(path.name for path in (folder / "training_states").iterdir()) == ["2.state", "4.state"]
+    assert " iter:       5" in capsys.readouterr().err
+    log = next(folder.glob("train_tiny_*.log"))
+    assert "iter:       6" not in log.read_text()
+    log.unlink()
+    assert main([*command, "--auto_resume", "--force_yml", "train:total_iter=8"]) == 0
+    resumed = next(folder.glob("train_tiny_*.log")).read_text()
+    assert "Resuming training from epoch: 1, iter: 4" in resumed and "net_g_4.pth" in resumed
+    assert [f"iter:{i:8}" in resumed for i in (4, 5, 8, 9)] == [False, True, True, False]
+    assert torch.load(folder / "training_states/8.state", weights_only=False)["iter"] == 8
+    assert not list(Path("experiments").glob("*archived*"))
+
+
+def test_a_batch_larger_than_the_data_is_refused(tiny, capsys):
+    put(tiny, "datasets.train.batch_size_per_gpu", 12)
+    assert main(["train", "-opt", write(tiny)]) == 2
+    assert "batch of 12 is larger than the 11 images" in capsys.readouterr().err
+    assert not list(Path("experiments").rglob("*.pth"))
+
+
+@pytest.mark.parametrize("mode", [None, "cpu"])
+def test_an_unreadable_image_in_training_is_named_from_a_worker(tiny, capsys, mode):
+    path = Path("gt/03.png")
+    content = bytearray(path.read_bytes())
+    tiny["datasets"]["train"].update(num_worker_per_gpu=1, prefetch_mode=mode)
+    command = ["train", "-opt", write(tiny)]
+    assert main([*command, "--force_yml", "train:total_iter=1"]) == 0
+    # A GIF header passes the check of headers; OpenCV then finds no picture behind it.
+    path.write_bytes(b"GIF89a" + bytes(content[6:40]))
+    capsys.readouterr()
+    assert main(command) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("basicsr: ") and "gt/03.png" in last and "Traceback" not in last
+
+
+def test_test_passes_over_an_unreadable_image(tiny_test, capsys):
+    command = ["test", "-opt", write(tiny_test)]
+    assert main(command) == 0
+    Path("lq/04.png").write_bytes(b"no image")
+    assert main(command) == 1
+    assert "lq/04.png" in capsys.readouterr().err
+    assert len(list(Path("results/tiny/visualization/Set").glob("*.png"))) == 10
+    for path in Path("lq").iterdir():
+        path.write_bytes(b"no image")
+    assert main(command) == 2
+    assert "none of the 11 images" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_list_names_everything_and_its_package(capsys):
+    assert main(["list"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["arch", "AlignVAR", "alignvar_arch"] in rows
+    assert ["model", "SRModel", "basicsr"] in rows
+    assert ["metric", "calculate_psnr", "basicsr"] in rows
+
+
+def test_plugins_are_found_and_a_broken_one_is_only_reported(tiny, monkeypatch, capsys):
+    Path("good_plugin.py").write_text(
+        "from basicsr.utils.registry import ARCH_REGISTRY\n"
+        "@ARCH_REGISTRY.register()\nclass PluginNet:\n    '''Registered by a test.'''\n"
+    )
+    Path("bad_plugin.py").write_text("raise RuntimeError('I am broken')\n")
+    monkeypatch.syspath_prepend(".")
+    entries = [metadata.EntryPoint(name, name, plugins.GROUP) for name in ("good_plugin", "bad_plugin")]
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: entries if group == plugins.GROUP else [])
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    monkeypatch.setattr(ARCH_REGISTRY, "_obj_map", dict(ARCH_REGISTRY._obj_map))
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert "PluginNet" in out and "good_plugin" in out and "I am broken" in out
+    assert main(["train", "-opt", "none.yml"]) == 2
+    warning, problem = capsys.readouterr().err.splitlines()
+    assert "bad_plugin" in warning and "none.yml" in problem
+    assert main(["doctor"]) == 1
+    assert "bad_plugin" in capsys.readouterr().out
+
+
+def test_the_real_command_says_one_sentence_and_stops_on_sigterm(tiny):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "alignvar_arch", "train", "-opt"]
+    result = subprocess.run([*command, "none.yml"], env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "") and result.stderr.count("\n") == 1, result.stderr
+    put(tiny, "train.total_iter", 1_000_000)
+    put(tiny, "logger.print_freq", 1_000_000)
+    process = subprocess.Popen([*command, write(tiny)], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(Path("experiments/tiny/training_states").glob("*.state")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143, error
+    assert "basicsr train --auto_resume -opt opt.yml" in error.splitlines()[-1] and "Traceback" not in error

@@ -1,0 +1,290 @@
+"""Each shim does what it is there for; without it the test fails on today's stack."""
+
+import os
+import random
+import sys
+import types
+from pathlib import Path
+
+import basicsr.data
+import basicsr.models
+import cv2
+import lmdb
+import numpy as np
+import pytest
+import torch
+from basicsr.archs.srresnet_arch import MSRResNet
+from basicsr.data import degradations
+from basicsr.losses import basic_loss
+from basicsr.models.base_model import BaseModel
+from basicsr.utils.file_client import FileClient
+from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
+from conftest import listing
+from torch.utils.data import DataLoader, Dataset
+
+from alignvar_arch import checkpoints
+from alignvar_arch.compat import lmdb_backend, networks, standins, training
+from alignvar_arch.errors import UserError
+
+
+def write_lmdb(path: str, values: dict[str, bytes]) -> str:
+    with lmdb.open(path, map_size=1 << 22) as environment, environment.begin(write=True) as transaction:
+        for key, value in values.items():
+            transaction.put(key.encode("utf-8"), value)
+    return path
+
+
+class LmdbDataset(Dataset):
+    """Reads keys '0'..'7' of one LMDB through BasicSR's client, as its datasets do."""
+
+    def __init__(self, path: str):
+        self.client = FileClient("lmdb", db_paths=[path], client_keys=["gt"])
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return os.getpid(), self.client.get(str(index), "gt")
+
+
+def test_one_lmdb_serves_two_datasets_and_forked_workers_after_the_parent_has_read(tmp_path):
+    path = write_lmdb(str(tmp_path / "a.lmdb"), {str(index): bytes([index]) * 9000 for index in range(8)})
+    first, second = LmdbDataset(path), LmdbDataset(path)
+    assert first[3] == second[3] == (os.getpid(), bytes([3]) * 9000)
+    loader = DataLoader(first, batch_size=None, num_workers=2, multiprocessing_context="fork")
+    for _ in range(2):
+        rows = list(loader)
+        assert [value for _, value in rows] == [bytes([index]) * 9000 for index in range(8)]
+        assert os.getpid() not in {worker for worker, _ in rows} and len({worker for worker, _ in rows}) == 2
+    assert second[5][1] == bytes([5]) * 9000, "the parent's own environment still reads"
+    lmdb_backend.close_all()
+
+
+def test_an_lmdb_written_anew_is_read_anew(tmp_path):
+    path = write_lmdb(str(tmp_path / "a.lmdb"), {"0": b"old"})
+    dataset = LmdbDataset(path)
+    assert dataset[0][1] == b"old"
+    lmdb_backend.close_all()
+    write_lmdb(path, {"0": b"new"})
+    assert dataset[0][1] == b"new"
+    lmdb_backend.close_all()
+
+
+def test_lmdb_keys_are_utf8_and_a_missing_one_is_named(tmp_path):
+    client = FileClient("lmdb", db_paths=write_lmdb(str(tmp_path / "a.lmdb"), {"Füße": b"1"}), client_keys="gt")
+    assert client.get("Füße", "gt") == b"1"
+    with pytest.raises(UserError, match=r"a.lmdb has no key 'Hände'"):
+        client.get("Hände", "gt")
+    lmdb_backend.close_all()
+
+
+@pytest.mark.parametrize("keep", [0, 100, 4096, 20_000])
+def test_a_truncated_lmdb_is_refused_without_mapping_it(tmp_path, keep):
+    path = write_lmdb(str(tmp_path / "a.lmdb"), {"0": bytes(50_000)})
+    lmdb_backend.check(path)
+    data = Path(path) / "data.mdb"
+    data.write_bytes(data.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"data.mdb is (truncated|empty)"):
+        lmdb_backend.open_shared(path)
+
+
+def test_stand_ins_hold_what_basicsr_asks_of_them(monkeypatch):
+    filters = standins._scipy_filters()
+    assert filters["convolve"](np.ones(3), np.ones(1)).tolist() == [1, 1, 1]
+    loose = standins._distutils_version()["LooseVersion"]
+    assert loose("0.29.1+cpu") >= loose("0.9.0") and not loose("0.8.2") >= loose("0.9.0")
+    monkeypatch.setitem(sys.modules, "absent_parent", types.ModuleType("absent_parent"))
+    standins._stand_in("absent_parent.child", lambda: {"value": 7})
+    from absent_parent.child import value
+
+    assert value == 7
+    monkeypatch.delitem(sys.modules, "absent_parent.child")
+
+
+def test_jpeg_takes_a_fractional_quality():
+    image = np.full((16, 16, 3), 0.5, np.float32)
+    assert degradations.add_jpg_compression(image, 71.6).shape == image.shape
+    assert degradations.random_add_jpg_compression(image, (30, 90)).shape == image.shape
+
+
+def test_perceptual_loss_takes_l2(monkeypatch):
+    class NoVGG(torch.nn.Module):
+        def __init__(self, **_arguments):
+            super().__init__()
+
+        def forward(self, x):
+            return {"conv": x}
+
+    monkeypatch.setattr(basic_loss, "VGGFeatureExtractor", NoVGG)
+    loss = basic_loss.PerceptualLoss({"conv": 2.0}, criterion="l2")
+    x = torch.zeros(1, 3, 4, 4)
+    assert loss(x, x + 3)[0].item() == pytest.approx(18.0)
+
+
+def test_niqe_is_nan_where_it_is_not_defined_and_a_number_elsewhere():
+    niqe = METRIC_REGISTRY.get("calculate_niqe")
+    flat = np.full((200, 200, 3), 128, np.uint8)
+    assert np.isnan(niqe(flat, 0))
+    assert np.isnan(niqe(flat[:64], 0))
+    rng = np.random.default_rng(0)
+    noise = cv2.GaussianBlur(rng.integers(0, 255, (200, 200, 3)).astype(np.uint8), (0, 0), 1.5)
+    assert np.isfinite(niqe(noise, 4))
+
+
+def test_workers_draw_other_crops_each_epoch_and_the_same_in_another_run():
+    class Draws(Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return random.random(), float(np.random.rand())
+
+    def epochs():
+        torch.manual_seed(7)
+        opt = {"phase": "train", "batch_size_per_gpu": 1, "num_worker_per_gpu": 2}
+        loader = basicsr.data.build_dataloader(Draws(), opt, num_gpu=0, seed=7)
+        return [sorted(float(batch[0]) + float(batch[1]) for batch in loader) for _ in range(2)]
+
+    first, second = epochs()
+    assert not set(first) & set(second)
+    assert epochs() == [first, second]
+
+
+def test_the_cpu_prefetcher_passes_an_error_on():
+    class Broken(Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            raise UserError("image 7 is damaged.")
+
+    opt = {"phase": "train", "batch_size_per_gpu": 1, "num_worker_per_gpu": 1, "prefetch_mode": "cpu"}
+    loader = basicsr.data.build_dataloader(Broken(), opt, num_gpu=0, seed=0)
+    with pytest.raises(UserError, match="image 7 is damaged."):
+        next(iter(loader))
+
+
+def test_an_unregistered_name_gets_the_nearest_and_no_noise(capsys):
+    with pytest.raises(UserError, match="MSRResNett.*nearest: MSRResNet"):
+        ARCH_REGISTRY.get("MSRResNett")
+    assert ARCH_REGISTRY.get("SRVGGNetCompact").__name__ == "SRVGGNetCompact"
+    assert capsys.readouterr().out == ""
+
+
+def network(width: int = 8) -> MSRResNet:
+    torch.manual_seed(width)
+    return MSRResNet(num_feat=width, num_block=1, upscale=2)
+
+
+@pytest.fixture
+def loader() -> BaseModel:
+    return BaseModel({"num_gpu": 0, "is_train": False})
+
+
+@pytest.mark.parametrize("form", ["pth", "ema", "bare", "module", "safetensors"])
+def test_load_network_reads_every_form(tmp_path, loader, form):
+    state = network().state_dict()
+    path = str(tmp_path / ("a.safetensors" if form == "safetensors" else "a.pth"))
+    if form == "safetensors":
+        checkpoints.write_safetensors(path, state)
+    else:
+        torch.save({"pth": {"params": state}, "ema": {"params_ema": state, "params": network(8).state_dict()},
+                    "bare": state, "module": {"params": {f"module.{k}": v for k, v in state.items()}}}[form],
+                   path)  # fmt: skip
+    target = MSRResNet(num_feat=8, num_block=1, upscale=2)
+    loader.load_network(target, path, True, "params_ema")
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+def test_load_network_names_what_does_not_fit(tmp_path, loader):
+    path = str(tmp_path / "a.pth")
+    state = network().state_dict()
+    torch.save({"params": state}, path)
+    with pytest.raises(UserError, match=r"conv_first.weight has shape \(8, 3, 3, 3\) in the file and \(16, 3, 3, 3\)"):
+        loader.load_network(network(16), path)
+    with pytest.raises(UserError, match="no parameter name in common"):
+        loader.load_network(torch.nn.Linear(2, 2), path)
+    torch.save({"params": {key: value for key, value in state.items() if key != "conv_last.bias"}}, path)
+    with pytest.raises(UserError, match="1 missing .conv_last.bias"):
+        loader.load_network(network(), path)
+    loader.load_network(network(), path, strict=False)
+    with pytest.raises(UserError, match="no checkpoint at .*none.pth"):
+        loader.load_network(network(), str(tmp_path / "none.pth"))
+
+
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("pwned",)
+
+
+def test_a_checkpoint_executes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"params": {"a": torch.zeros(1)}, "evil": Evil()}, "evil.pth")
+    with pytest.raises(UserError, match="evil.pth is not a checkpoint of tensors"):
+        checkpoints.read("evil.pth")
+    torch.save({"iter": 1, "epoch": 0, "evil": Evil()}, "evil.state")
+    opt = {"auto_resume": False, "path": {"resume_state": "evil.state", "training_states": "x", "models": "m"}}
+    with pytest.raises(UserError, match="evil.state is not a training state"):
+        training._load_resume_state(opt)
+    assert listing(tmp_path) == ["evil.pth", "evil.state"]
+
+
+def test_safetensors_keep_tensors_and_metadata_and_replace_whole(tmp_path):
+    path = str(tmp_path / "sub" / "a.safetensors")
+    checkpoints.write_safetensors(path, {"a": torch.arange(6).reshape(2, 3).T}, {"scale": "4"})
+    checkpoints.write_safetensors(path, {"a": torch.arange(6).reshape(2, 3).T}, {"scale": "2"})
+    states, metadata = checkpoints.read(path)
+    assert metadata == {"scale": "2"} and torch.equal(states["params"]["a"], torch.arange(6).reshape(2, 3).T)
+    assert listing(tmp_path) == ["sub", "sub/a.safetensors"]
+    Path(path).write_bytes(Path(path).read_bytes()[:-4])
+    with pytest.raises(UserError, match="a.safetensors is not a safetensors file, or a truncated one"):
+        checkpoints.read(path)
+    with pytest.raises(UserError, match="does not ship"):
+        checkpoints.resolve("alignvar_arch:weights/none.safetensors")
+
+
+def test_adamw_stands_beside_adam(loader):
+    parameter = [torch.nn.Parameter(torch.zeros(1))]
+    assert type(loader.get_optimizer("AdamW", parameter, 1e-3, weight_decay=0.1)) is torch.optim.AdamW
+    assert type(loader.get_optimizer("Adam", parameter, 1e-3)) is torch.optim.Adam
+
+
+def test_resuming_keeps_a_frozen_network_and_asks_for_a_saved_one(tmp_path):
+    models, states = tmp_path / "models", tmp_path / "states"
+    models.mkdir()
+    states.mkdir()
+    torch.save({"iter": 9, "epoch": 1, "optimizers": [], "schedulers": []}, states / "9.state")
+    torch.save({"iter": 10, "epoch": 1, "optimizers": [], "schedulers": []}, states / "10.state")
+    (models / "net_g_10.pth").write_bytes(b"")
+    path = {"models": str(models), "training_states": str(states), "log": str(tmp_path), "resume_state": None,
+            "visualization": str(tmp_path / "v"), "pretrain_network_g": "given.pth", "param_key_g": "params_ema",
+            "pretrain_network_tokenizer": "frozen.safetensors", "param_key_tokenizer": "params_ema"}  # fmt: skip
+    opt = {"auto_resume": True, "network_g": {}, "network_tokenizer": {}, "path": path}
+    assert training._load_resume_state(opt)["iter"] == 10
+    assert opt["path"]["pretrain_network_g"] == str(models / "net_g_10.pth") and path["param_key_g"] == "params"
+    assert opt["path"]["pretrain_network_tokenizer"] == "frozen.safetensors"
+    assert opt["path"]["param_key_tokenizer"] == "params_ema"
+    (models / "net_g_10.pth").rename(models / "net_g_9.pth")
+    with pytest.raises(UserError, match="net_g_10.pth is missing"):
+        training._load_resume_state(opt)
+
+
+def test_real_esrgan_tools_stay_on_the_cpu_without_cuda():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    from basicsr.models import realesrnet_model
+
+    assert realesrnet_model.USMSharp().cuda().kernel.device.type == "cpu"
+    model = realesrnet_model.RealESRNetModel.__new__(realesrnet_model.RealESRNetModel)
+    model.queue_size, model.lq, model.gt = 2, torch.ones(2, 3, 4, 4), torch.ones(2, 3, 8, 8)
+    model._dequeue_and_enqueue()
+    model._dequeue_and_enqueue()
+    assert model.queue_gt.shape == (2, 3, 8, 8) and torch.equal(model.lq, torch.ones(2, 3, 4, 4))
+
+
+def test_misfit_is_silent_where_everything_fits():
+    state = network().state_dict()
+    assert networks.misfit(state, dict(state), "MSRResNet", "a.pth", strict=True) is None
