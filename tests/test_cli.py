@@ -182,6 +182,22 @@ def test_train_runs_exactly_total_iter_and_resumes_on_the_cpu(tiny, capsys):
     assert not list(Path("experiments").glob("*archived*"))
 
 
+def test_training_and_validation_share_an_lmdb_with_workers(tiny):
+    for name in ("gt", "lq"):
+        paths = sorted(Path(name).iterdir())
+        with lmdb.open(f"{name}.lmdb", map_size=1 << 22) as environment, environment.begin(write=True) as transaction:
+            for path in paths:
+                transaction.put(path.stem.encode(), path.read_bytes())
+        Path(f"{name}.lmdb/meta_info.txt").write_text("".join(f"{path.name} (1,1,3) 1\n" for path in paths))
+    for phase in ("train", "val"):
+        block = tiny["datasets"][phase]
+        block.update(dataroot_gt="gt.lmdb", dataroot_lq="lq.lmdb", io_backend={"type": "lmdb"})
+    put(tiny, "datasets.train.num_worker_per_gpu", 2)
+    put(tiny, "val.val_freq", 2)  # the parent reads before the next epoch's workers are forked
+    assert main(["train", "-opt", write(tiny)]) == 0
+    assert Path("experiments/tiny/models/net_g_latest.pth").is_file()
+
+
 def test_a_batch_larger_than_the_data_is_refused(tiny, capsys):
     put(tiny, "datasets.train.batch_size_per_gpu", 12)
     assert main(["train", "-opt", write(tiny)]) == 2
