@@ -8,15 +8,11 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "alignvar_arch/version.py").read_text(encoding="utf-8"))[1]
 TEST = ["pytest>=7.4"]
-# README.md is its owner's file and may be absent from a partial copy of the tree
-README = ROOT / "README.md"
 
 setup(
     name="alignvar",
     version=VERSION,
     description="Visual autoregressive image super-resolution as a BasicSR plugin",
-    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
-    long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["alignvar_arch", "alignvar_arch.*"]),
@@ -28,8 +24,11 @@ setup(
         "lmdb>=1.4",
         "opencv-python>=4.8",
         "einops>=0.7",
+        "numpy>=1.23",
+        "pillow>=9.1",
         "pyyaml>=6.0",
         "safetensors>=0.4",
+        "scipy>=1.9",
         "scikit-image>=0.21",
         # BasicSR imports distutils, which Python 3.12 no longer has and setuptools stands in for
         "setuptools>=65; python_version>='3.12'",
