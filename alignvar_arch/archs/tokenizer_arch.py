@@ -111,8 +111,14 @@ class AlignVARTokenizer(nn.Module):
         """Return the target (B, 3, H, W), clamped to [−1, 1], of a latent (B, C, S, S)."""
         return self.decoder(self.post_quant_conv(f_hat)).clamp(-1, 1)
 
-    def forward(self, gt: torch.Tensor, lr: torch.Tensor | None = None) -> tuple[torch.Tensor, Encoded]:
-        """Reconstruct pictures in [0, 1], for training: straight-through past the codes, nothing clamped."""
+    def forward(self, gt: torch.Tensor, lr: torch.Tensor | None = None,
+                quantise: bool = True) -> tuple[torch.Tensor, Encoded]:
+        """Reconstruct pictures in [0, 1], for training: straight-through past the codes, nothing clamped.
+
+        ``quantise=False`` decodes the latent itself, which is how an untrained autoencoder gets its footing.
+        """
         encoded = self.encode(self.to_target(gt, lr))
-        passed = encoded.latent + (encoded.cumulative[-1] - encoded.latent).detach()
+        passed = encoded.latent
+        if quantise:
+            passed = passed + (encoded.cumulative[-1] - passed).detach()
         return self.to_image(self.decoder(self.post_quant_conv(passed)).float(), lr), encoded

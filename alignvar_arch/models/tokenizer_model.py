@@ -17,7 +17,8 @@ from alignvar_arch.models.scale_log import ScaleLog
 class AlignVARTokenizerModel(TokenModel):
     """Trains ``network_g: AlignVARTokenizer``; validation reconstructs GT, the ceiling of what AlignVAR can reach.
 
-    Options read from ``train``: ``pixel_opt``, ``vq_opt``, ``lpips_opt`` (losses), ``revive_freq`` (iterations between
+    Options read from ``train``: ``pixel_opt``, ``vq_opt``, ``lpips_opt`` (losses), ``quantise_from`` (iterations that
+    decode the latent itself before the codebook is placed, default 0), ``revive_freq`` (iterations between
     revivals of dead codes, default 50, 0 never), ``revive_until`` (last iteration that revives, default 80 % of
     total_iter), ``grad_clip`` (largest gradient norm, default none).
     """
@@ -54,25 +55,33 @@ class AlignVARTokenizerModel(TokenModel):
         train_opt, pyramid = self.opt["train"], self.get_bare_model(self.net_g).quantize
         every = train_opt.get("revive_freq", 50)
         until = train_opt.get("revive_until", 0.8 * train_opt["total_iter"])
-        # At the first step no code has been hit, so that all move onto real latents: the codebook's initialisation.
-        if every and current_iter <= until and (current_iter == 1 or current_iter % every == 0):
+        # Codes placed on an untrained encoder's latents pull them to zero, so the first iterations go without. When they
+        # are over no code has been hit, so that all move onto real latents: the codebook's initialisation.
+        start = train_opt.get("quantise_from", 0)
+        quantise = current_iter > start
+        if every and start < current_iter <= until and (current_iter == start + 1 or current_iter % every == 0):
             net = self.get_bare_model(self.net_g)
             with torch.no_grad():
                 moved = revive(pyramid, net.encode_latent(net.to_target(self.gt, self.lq)))
             if moved:
                 get_root_logger().info(f"Iteration {current_iter}: moved {moved} dead codes of {pyramid.codebook_size}.")
         self.optimizer_g.zero_grad()
-        self.output, encoded = self.net_g(self.gt, self.lq)
-        losses = OrderedDict(l_pix=self.cri_pix(self.output, self.gt), l_vq=self.cri_vq(encoded))
+        self.output, encoded = self.net_g(self.gt, self.lq, quantise)
+        losses = OrderedDict(l_pix=self.cri_pix(self.output, self.gt))
+        # Times zero, not left out: data-parallel training wants every parameter in the graph.
+        losses["l_vq"] = self.cri_vq(encoded) * float(quantise)
         if self.cri_lpips is not None:
             losses["l_lpips"] = self.cri_lpips(self.output, self.gt)
         sum(losses.values()).backward()
         if train_opt.get("grad_clip"):
             torch.nn.utils.clip_grad_norm_(self.net_g.parameters(), train_opt["grad_clip"])
         self.optimizer_g.step()
-        hits = count_hits(pyramid, encoded.maps)
+        hits = count_hits(pyramid, encoded.maps) if quantise else torch.zeros_like(pyramid.ema_vocab_hit_SV)
         self.hits = self.hits + hits
         self.step_ema(current_iter)
+        with torch.no_grad():
+            latent = encoded.latent
+            losses["vq_error"] = (encoded.cumulative[-1] - latent).square().mean() / latent.var()
         losses["codes_hit"] = (hits.sum(0) > 0).float().mean()
         self.log_dict = self.reduce_loss_dict(losses)
 

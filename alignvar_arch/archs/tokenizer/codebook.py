@@ -24,22 +24,24 @@ def count_hits(pyramid: ResidualPyramid, maps: Sequence[torch.Tensor], momentum:
 def revive(pyramid: ResidualPyramid, latent: torch.Tensor, least: float = 0.05) -> int:
     """Move codes hit less than ``least`` times a batch, over all scales, onto what the codebook should describe.
 
-    The new places are drawn from the residuals that the latents (B, C, S, S) leave at all scales, the same draw for
-    every rank. Returns how many codes moved.
+    Scale after scale gets its share of the dead codes, placed on what the scales before it, already revived, leave of
+    the latents (B, C, S, S). The draw is the first rank's for every rank. Returns how many codes moved.
     """
     dead = (pyramid.ema_vocab_hit_SV.sum(0) < least).nonzero().flatten()
     if len(dead) == 0:
         return 0
-    rest, wanted = latent.detach().float(), []
-    for k in range(len(pyramid.schedule)):
+    lengths = torch.tensor(pyramid.schedule.lengths, dtype=torch.double).sqrt()
+    shares = dead[torch.randperm(len(dead), device=dead.device)].tensor_split(
+        (len(dead) * lengths.cumsum(0) / lengths.sum()).round().long()[:-1])
+    rest = latent.detach().float()
+    for k, share in enumerate(shares):
         reduced = pyramid.reduce(k, rest)
-        wanted.append(rearrange(reduced, "b c h w -> (b h w) c"))
+        wanted = rearrange(reduced, "b c h w -> (b h w) c")
+        places = wanted[torch.randint(len(wanted), (len(share),), device=wanted.device)]
+        pyramid.embedding.weight[share] = places.to(pyramid.embedding.weight.dtype)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.broadcast(pyramid.embedding.weight, 0)
         rest = rest - pyramid.step(k, pyramid.lookup(pyramid.nearest(reduced)))
-    wanted = torch.cat(wanted)
-    places = wanted[torch.randint(len(wanted), (len(dead),), device=wanted.device)]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.broadcast(places, 0)
-    pyramid.embedding.weight[dead] = places.to(pyramid.embedding.weight.dtype)
     # A moved code starts a little above the threshold: it has some dozens of batches to be hit.
     pyramid.ema_vocab_hit_SV[:, dead] = 2 * least / len(pyramid.schedule)
     return len(dead)

@@ -19,6 +19,8 @@ class Phi(nn.Conv2d):
 
     def __init__(self, width: int):
         super().__init__(width, width, 3, padding=1)
+        nn.init.dirac_(self.weight)  # phi begins as the identity
+        nn.init.zeros_(self.bias)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         return 0.5 * h + 0.5 * super().forward(h)
@@ -42,6 +44,7 @@ class ResidualPyramid(nn.Module):
         self.schedule = schedule
         self.phi_on_last = phi_on_last
         self.embedding = nn.Embedding(codebook_size, latent_dim)
+        nn.init.uniform_(self.embedding.weight, -1 / codebook_size, 1 / codebook_size)
         self.quant_resi = nn.ModuleDict({"qresi_ls": nn.ModuleList([Phi(latent_dim) for _ in range(num_phi)])})
         self.phi_index = schedule.phi_index(num_phi)
         # How often each code is hit at each scale, averaged over training batches: usage, and which codes are dead.

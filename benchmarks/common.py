@@ -1,0 +1,67 @@
+"""What the benchmarks share: networks from their own files, test pictures under one protocol, the machine in words."""
+import json
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import alignvar_arch  # noqa: F401 - before basicsr, which does not import without it
+# isort: split
+import cv2
+import numpy as np
+import torch
+from basicsr.archs import build_network
+from basicsr.utils.matlab_functions import imresize
+
+from alignvar_arch import checkpoints
+from alignvar_arch.archs import AlignVAR, AlignVARTokenizer
+from alignvar_arch.inference.tiles import tiled
+
+TOKENIZER = "alignvar_arch:weights/tokenizer_x4_small.safetensors"
+MODEL = "alignvar_arch:weights/alignvar_x4_small.safetensors"
+SCALE, OVERLAP, BATCH = 4, 8, 8
+
+
+def load(path: str) -> torch.nn.Module:
+    """Build the network that a checkpoint's metadata describes and give it the checkpoint's averaged weights."""
+    states, metadata = checkpoints.read(path)
+    net = build_network(json.loads(metadata["network"]))
+    net.load_state_dict(states.get("params_ema", states.get("params")))
+    return net.float().eval()
+
+
+def pairs(folder: str) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Yield name, GT (1, 3, H, W) and LR (1, 3, H/4, W/4) in [0, 1]: RGB, cropped to multiples of 4, MATLAB's bicubic."""
+    for path in sorted(Path(folder).iterdir()):
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            continue
+        height, width = (side - side % SCALE for side in image.shape[:2])
+        gt = torch.from_numpy(image[:height, :width, ::-1].transpose(2, 0, 1).astype(np.float32) / 255)
+        lr = (imresize(gt, 1 / SCALE).clamp(0, 1) * 255).round() / 255
+        yield path.stem, gt[None], lr[None]
+
+
+def reconstruct(tokenizer: AlignVARTokenizer, gt: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+    """Return the tokenizer's reconstruction of GT, tile by tile, in [0, 1]."""
+    def one(lr, gt):
+        f_hat = tokenizer.encode(tokenizer.to_target(gt, lr)).cumulative[-1]
+        return tokenizer.to_image(tokenizer.decode(f_hat), lr)
+
+    return tiled(one, lr, gt, scale=SCALE, tile=tokenizer.image_side // SCALE, overlap=OVERLAP, batch=BATCH).clamp(0, 1)
+
+
+def upscale(model: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor) -> torch.Tensor:
+    """Return the model's picture of an LR, greedy, guidance 0, tile by tile, in [0, 1]."""
+    def one(lr):
+        made = model.generate(lr, tokenizer.quantize, model.guidance(lr, torch.Generator().manual_seed(0)))
+        return tokenizer.to_image(tokenizer.decode(made.f_hat), lr)
+
+    return tiled(one, lr, scale=SCALE, tile=tokenizer.image_side // SCALE, overlap=OVERLAP, batch=BATCH).clamp(0, 1)
+
+
+def machine() -> str:
+    """Return device, cores and versions in words."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU {platform.machine()}"
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, Python {platform.python_version()}, " \
+           f"torch {torch.__version__}"
