@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import alignvar_arch  # noqa: F401 - before basicsr, which does not import without it
+
 # isort: split
 import cv2
 import numpy as np
@@ -31,7 +32,7 @@ def load(path: str) -> torch.nn.Module:
 
 
 def pairs(folder: str) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Yield name, GT (1, 3, H, W) and LR (1, 3, H/4, W/4) in [0, 1]: RGB, cropped to multiples of 4, MATLAB's bicubic."""
+    """Yield name, GT (1, 3, H, W) and LR (1, 3, H/4, W/4) in [0, 1]: RGB, cropped to multiples of 4, MATLAB bicubic."""
     for path in sorted(Path(folder).iterdir()):
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:

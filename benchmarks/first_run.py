@@ -11,7 +11,8 @@ from pathlib import Path
 
 
 def main() -> None:
-    options = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "options/alignvar_x4.yml").resolve()
+    shipped = Path(__file__).parent.parent / "options/alignvar_x4.yml"
+    options = Path(sys.argv[1] if len(sys.argv) > 1 else shipped).resolve()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-m", "alignvar_arch", "train", "-opt", str(options)], cwd=folder,

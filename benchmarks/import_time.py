@@ -29,7 +29,8 @@ def main() -> None:
     seconds(OURS), seconds(BASE)  # fill the page cache
     runs = [(seconds(BASE), seconds(OURS)) for _ in range(args.repeat)]
     base, ours = (statistics.median(column) for column in zip(*runs, strict=True))
-    print(f"torch + basicsr {base:.2f} s, alignvar_arch {ours:.2f} s, ratio {ours / base:.2f} (medians of {args.repeat})")
+    print(f"torch + basicsr {base:.2f} s, alignvar_arch {ours:.2f} s, ratio {ours / base:.2f} "
+          f"(medians of {args.repeat})")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     ALIGNVAR_LPIPS=FOLDER python benchmarks/quality.py --sets set5=HR_FOLDER set14=HR_FOLDER
 
-Protocol: ×4, LR by MATLAB's bicubic kernel rounded to 8 bits, PSNR and SSIM on Y and LPIPS-squeeze on RGB, all without a
-border of 4 pixels; greedy, guidance 0.
+Protocol: ×4, LR by MATLAB's bicubic kernel rounded to 8 bits, PSNR and SSIM on Y and LPIPS-squeeze on RGB, all without
+a border of 4 pixels; greedy, guidance 0.
 """
 import argparse
 import json

@@ -20,7 +20,8 @@ def crops(folder: str, side: int, most: int) -> tuple[torch.Tensor, torch.Tensor
     """Return up to ``most`` non-overlapping GT crops of ``side`` a picture, from its middle outwards, and their LR."""
     gts, lrs, small = [], [], side // common.SCALE
     for _, gt, lr in common.pairs(folder):
-        places = [(y, x) for y in range(0, gt.shape[-2] - side + 1, side) for x in range(0, gt.shape[-1] - side + 1, side)]
+        rows, columns = (range(0, length - side + 1, side) for length in gt.shape[-2:])
+        places = [(y, x) for y in rows for x in columns]
         middle = ((gt.shape[-2] - side) / 2, (gt.shape[-1] - side) / 2)
         places.sort(key=lambda place: abs(place[0] - middle[0]) + abs(place[1] - middle[1]))
         for y, x in places[:most]:
@@ -76,7 +77,8 @@ def main() -> None:
                 accuracy = scale_accuracy(torch.cat(logits), tokens, spans)
         weights = torch.tensor(tokenizer.schedule.lengths) / tokenizer.schedule.tokens
         totals = {row: float((values * weights).sum()) for row, values in rows.items()}
-        print(f"{name}: {len(gt)} crops; nat a token " + "  ".join(f"{row} {value:.3f}" for row, value in totals.items())
+        print(f"{name}: {len(gt)} crops; nat a token "
+              + "  ".join(f"{row} {value:.3f}" for row, value in totals.items())
               + f"  below unigram {totals['unigram'] - totals['model']:+.3f}"
               + f"  worse with another LR {totals['other_lr'] - totals['model']:+.3f}")
         for row, values in [*rows.items(), ("accuracy", accuracy)]:

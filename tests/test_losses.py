@@ -61,7 +61,8 @@ def test_hcc_equals_the_formula_written_out(case):
 def test_hcc_gradient_reaches_every_block_and_passes_through_phi(case):
     pyramid, encoded, _, lr = case
     net = small.transformer().train()
-    logits = net(lr, pyramid.teacher_input(encoded.cumulative), torch.zeros(2, dtype=torch.long), net.guidance(lr)).logits
+    teacher, good = pyramid.teacher_input(encoded.cumulative), torch.zeros(2, dtype=torch.long)
+    logits = net(lr, teacher, good, net.guidance(lr)).logits
     logits.retain_grad()
     HCCLoss()(logits, pyramid, encoded).loss.backward()
     for i, block in enumerate(net.blocks):

@@ -33,8 +33,8 @@ class HCCLoss(nn.Module):
 
     Args:
         loss_weight: λ; 0 computes nothing.
-        target: u_gt^k. ``quantised`` is Q(area(z, side_k)), the paper's formula; ``cumulative`` is area(f̂_gt^k, side_k),
-            the only one that is zero on the ground truth; ``latent`` is area(z, side_k).
+        target: u_gt^k. ``quantised`` is Q(area(z, side_k)), the paper's formula; ``cumulative`` is
+            area(f̂_gt^k, side_k), the only one that is zero on the ground truth; ``latent`` is area(z, side_k).
         estimate: r̂^k. ``soft`` is the expectation Σ_v softmax(logits)(v)·e_v; ``straight_through`` is the most likely
             code, with the expectation's gradient.
 

@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
-from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
 
 from alignvar_arch import checkpoints
 from alignvar_arch.archs.alignvar_arch import BAD, GOOD
@@ -20,9 +20,9 @@ from alignvar_arch.models.scale_log import ScaleLog
 class AlignVARModel(TokenModel):
     """Trains ``network_g: AlignVAR`` on the token maps of a frozen ``network_tokenizer: AlignVARTokenizer``.
 
-    Options read from ``train``: ``ce_opt`` and ``hcc_opt`` (losses), ``bad_quality_rate`` (share p of samples whose GT is
-    replaced by its own degraded picture under the bad label, for guidance; default 0), ``grad_clip`` (largest gradient
-    norm, default none). From ``val``: ``guidance`` (default 0), ``top_k`` (default 1, greedy), ``top_p``,
+    Options read from ``train``: ``ce_opt`` and ``hcc_opt`` (losses), ``bad_quality_rate`` (share p of samples whose GT
+    is replaced by its own degraded picture under the bad label, for guidance; default 0), ``grad_clip`` (largest
+    gradient norm, default none). From ``val``: ``guidance`` (default 0), ``top_k`` (default 1, greedy), ``top_p``,
     ``temperature``, ``sample_seed`` (default 0), ``token_metrics`` (default true: cross-entropy and accuracy per scale
     where GT is there), ``tile_overlap``, ``tile_batch``.
     """
@@ -41,6 +41,7 @@ class AlignVARModel(TokenModel):
     def check_options(opt: dict) -> None:
         """Raise UserError where transformer, tokenizer, data and guidance do not fit each other."""
         _check_networks(opt)
+        _check_losses(opt)
         _check_guidance(opt)
 
     def build_losses(self):
@@ -143,8 +144,8 @@ def _check_networks(opt: dict) -> None:
         raise UserError("AlignVARModel needs network_g.type AlignVAR and network_tokenizer.type AlignVARTokenizer, "
                         f"not {types[0]} and {types[1]}.")
     if not opt["path"].get("pretrain_network_tokenizer"):
-        raise UserError("path.pretrain_network_tokenizer: missing; train a tokenizer first (options/tokenizer_x4.yml) or "
-                        "name the one that ships, alignvar_arch:weights/tokenizer_x4_small.safetensors.")
+        raise UserError("path.pretrain_network_tokenizer: missing; train a tokenizer first (options/tokenizer_x4.yml) "
+                        "or name the one that ships, alignvar_arch:weights/tokenizer_x4_small.safetensors.")
     transformer, tokenizer = _arguments(opt["network_g"]), _arguments(opt["network_tokenizer"])
     for key in ("codebook_size", "latent_dim", "scales"):
         own, other = (list(x) if isinstance(x, (list, tuple)) else x for x in (transformer[key], tokenizer[key]))
@@ -157,8 +158,19 @@ def _check_networks(opt: dict) -> None:
     gt_size = opt["datasets"].get("train", {}).get("gt_size", side)
     if gt_size != side:
         raise UserError(f"datasets.train.gt_size is {gt_size}, but the tokenizer's scales describe pictures of {side}.")
-    if opt["is_train"] and not opt["train"].get("ce_opt"):
+
+
+def _check_losses(opt: dict) -> None:
+    if not opt["is_train"]:
+        return
+    if not opt["train"].get("ce_opt"):
         raise UserError("train.ce_opt: missing; AlignVAR learns from a TokenCrossEntropyLoss.")
+    for key in ("ce_opt", "hcc_opt"):
+        arguments = dict(opt["train"].get(key) or {"type": "HCCLoss"})
+        try:
+            LOSS_REGISTRY.get(arguments.pop("type"))(**arguments)
+        except ValueError as error:
+            raise UserError(f"train.{key}: {error}.") from error
 
 
 def _check_guidance(opt: dict) -> None:
@@ -174,4 +186,4 @@ def _check_guidance(opt: dict) -> None:
         rate = float(checkpoints.read(path)[1].get("bad_quality_rate", 0.0)) if path else 0.0
     if rate == 0:
         raise UserError(f"val.guidance is {cfg}, but this model was trained without bad-quality samples "
-                        "(train.bad_quality_rate 0), so that there is nothing to guide away from; set val.guidance to 0.")
+                        "(train.bad_quality_rate 0), so there is nothing to guide away from; set val.guidance to 0.")

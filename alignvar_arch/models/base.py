@@ -1,4 +1,4 @@
-"""What both AlignVAR models add to BasicSR's SRModel: EMA with buffers, checkpoints with metadata, pictures of any size."""
+"""What both AlignVAR models add to SRModel: EMA with buffers, checkpoints with metadata, pictures of any size."""
 import json
 import os
 from collections.abc import Callable
@@ -60,7 +60,7 @@ class TokenModel(SRModel):
         return self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
 
     def run_tiled(self, function: Callable[..., torch.Tensor], tile: int, *others: torch.Tensor) -> torch.Tensor:
-        """Apply ``function`` to the current LR (and ``others``) in tiles of ``tile`` LR pixels; (1, 3, H, W) in [0, 1]."""
+        """Apply ``function`` to the current LR and ``others`` in tiles of ``tile`` LR pixels: (1, 3, H, W) in [0, 1]."""
         val = self.opt.get("val", {})
         return tiled(function, self.lq, *others, scale=self.opt["scale"], tile=tile,
                      overlap=val.get("tile_overlap", 8), batch=val.get("tile_batch", 8)).clamp(0, 1)
@@ -71,7 +71,8 @@ class TokenModel(SRModel):
 
     def metadata(self, current_iter: int) -> dict[str, str]:
         """What a checkpoint says of itself: the network's options, the iteration."""
-        return {"network": json.dumps(self.opt["network_g"]), "scale": str(self.opt["scale"]), "iter": str(current_iter)}
+        return {"network": json.dumps(self.opt["network_g"]), "scale": str(self.opt["scale"]),
+                "iter": str(current_iter)}
 
     @master_only
     def save_network(self, net, net_label, current_iter, param_key="params"):

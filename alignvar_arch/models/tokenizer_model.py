@@ -33,7 +33,8 @@ class AlignVARTokenizerModel(TokenModel):
         """Raise UserError where the options cannot train or test a tokenizer."""
         network = opt["network_g"]
         if network["type"] != "AlignVARTokenizer":
-            raise UserError(f"network_g.type: AlignVARTokenizerModel trains an AlignVARTokenizer, not {network['type']}.")
+            raise UserError("network_g.type: AlignVARTokenizerModel trains an AlignVARTokenizer, "
+                            f"not {network['type']}.")
         for key in ("pixel_opt", "vq_opt"):
             if opt["is_train"] and not opt["train"].get(key):
                 raise UserError(f"train.{key}: missing; a tokenizer learns from a pixel loss and a VQLoss.")
@@ -55,8 +56,8 @@ class AlignVARTokenizerModel(TokenModel):
         train_opt, pyramid = self.opt["train"], self.get_bare_model(self.net_g).quantize
         every = train_opt.get("revive_freq", 50)
         until = train_opt.get("revive_until", 0.8 * train_opt["total_iter"])
-        # Codes placed on an untrained encoder's latents pull them to zero, so the first iterations go without. When they
-        # are over no code has been hit, so that all move onto real latents: the codebook's initialisation.
+        # Codes placed on an untrained encoder's latents pull them to zero, so the first iterations go without. When
+        # they are over no code has been hit, so that all move onto real latents: the codebook's initialisation.
         start = train_opt.get("quantise_from", 0)
         quantise = current_iter > start
         if every and start < current_iter <= until and (current_iter == start + 1 or current_iter % every == 0):
@@ -64,7 +65,8 @@ class AlignVARTokenizerModel(TokenModel):
             with torch.no_grad():
                 moved = revive(pyramid, net.encode_latent(net.to_target(self.gt, self.lq)))
             if moved:
-                get_root_logger().info(f"Iteration {current_iter}: moved {moved} dead codes of {pyramid.codebook_size}.")
+                get_root_logger().info(
+                    f"Iteration {current_iter}: moved {moved} dead codes of {pyramid.codebook_size}.")
         self.optimizer_g.zero_grad()
         self.output, encoded = self.net_g(self.gt, self.lq, quantise)
         losses = OrderedDict(l_pix=self.cri_pix(self.output, self.gt))

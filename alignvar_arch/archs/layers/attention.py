@@ -20,8 +20,8 @@ def attend_block_causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends:
                         scale: float | None = None) -> torch.Tensor:
     """Attend so that a query sees the keys of its own level and of all levels before it.
 
-    ``ends`` are the ends of the levels in the sequence. One unmasked call a level: no L×L mask exists, nothing masked is
-    computed, and a level's call is the one that cached generation makes.
+    ``ends`` are the ends of the levels in the sequence. One unmasked call a level: no L×L mask exists, nothing masked
+    is computed, and a level's call is the one that cached generation makes.
     """
     start, out = 0, []
     for end in ends:

@@ -1,0 +1,186 @@
+"""AlignVARTokenizerModel and AlignVARModel through the front door: train, validate, save, resume, test, refuse."""
+import copy
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import small
+import torch
+from basicsr.models import build_model
+from conftest import listing, write
+
+from alignvar_arch import checkpoints
+from alignvar_arch.cli import main
+from alignvar_arch.options import parse_options
+
+TOKENIZER = {"type": "AlignVARTokenizer", "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "codebook_size": 24,
+             "latent_dim": 4, "scales": list(small.SCALES), "num_phi": 2, "target": "residual"}
+TRANSFORMER = {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, "codebook_size": 24, "latent_dim": 4,
+               "scales": list(small.SCALES), "condition_widths": [8, 16], "sca": "laplacian"}
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch) -> dict:
+    """A current folder with five ×4 pairs, and options that train a tiny tokenizer on them."""
+    rng = np.random.default_rng(0)
+    for name in ("gt", "lq"):
+        (tmp_path / name).mkdir()
+    for index in range(5):
+        gt = cv2.resize(rng.integers(0, 255, (9, 8, 3)).astype(np.uint8), (32, 36), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(tmp_path / "gt" / f"{index}.png"), gt)
+        cv2.imwrite(str(tmp_path / "lq" / f"{index}.png"), cv2.resize(gt, (8, 9), interpolation=cv2.INTER_AREA))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ALIGNVAR_LPIPS", raising=False)
+    data = {"type": "PairedImageDataset", "dataroot_gt": "gt", "dataroot_lq": "lq", "io_backend": {"type": "disk"}}
+    return {
+        "name": "tokenizer", "model_type": "AlignVARTokenizerModel", "scale": 4, "num_gpu": 0, "manual_seed": 0,
+        "datasets": {"train": {"name": "Train", **data, "gt_size": 16, "use_hflip": True, "use_rot": True,
+                               "num_worker_per_gpu": 0, "batch_size_per_gpu": 2},
+                     "val": {"name": "Val", **data}},
+        "network_g": copy.deepcopy(TOKENIZER),
+        "path": {"pretrain_network_g": None, "resume_state": None},
+        "train": {"ema_decay": 0.9, "optim_g": {"type": "AdamW", "lr": 1e-3},
+                  "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [10]}, "total_iter": 4, "grad_clip": 1.0,
+                  "quantise_from": 1, "revive_freq": 2, "pixel_opt": {"type": "L1Loss"}, "vq_opt": {"type": "VQLoss"},
+                  "lpips_opt": {"type": "LPIPSLoss"}},
+        "val": {"val_freq": 2, "save_img": True, "tile_overlap": 1,
+                "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 2}}},
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 2, "use_tb_logger": True},
+    }
+
+
+@pytest.fixture
+def transformer_options(options) -> dict:
+    """Options that train a tiny AlignVAR on the tokens of a tokenizer saved here."""
+    torch.manual_seed(0)
+    net = small.tokenizer(target="residual")
+    checkpoints.write_safetensors("tokenizer.safetensors", net.state_dict())
+    options.update(name="alignvar", model_type="AlignVARModel", network_g=copy.deepcopy(TRANSFORMER),
+                   network_tokenizer=copy.deepcopy(TOKENIZER))
+    options["path"]["pretrain_network_tokenizer"] = "tokenizer.safetensors"
+    for key in ("quantise_from", "revive_freq", "pixel_opt", "vq_opt", "lpips_opt"):
+        del options["train"][key]
+    options["train"].update(ce_opt={"type": "TokenCrossEntropyLoss"}, bad_quality_rate=0.5,
+                            hcc_opt={"type": "HCCLoss", "loss_weight": 1.0})
+    return options
+
+
+def log_text(name: str) -> str:
+    return next(Path("experiments", name).glob("train_*.log")).read_text()
+
+
+def test_tokenizer_trains_validates_and_says_that_lpips_is_off(options):
+    assert main(["train", "-opt", write(options)]) == 0
+    log = log_text("tokenizer")
+    assert "without the perceptual loss" in log and "moved 24 dead codes of 24" in log
+    assert "codes_hit" in log and "psnr" in log and "16x16" not in log and "4x4" in log
+    states, metadata = checkpoints.read("experiments/tokenizer/models/net_g_4.pth")
+    assert set(states) == {"params", "params_ema"} and metadata["iter"] == "4"
+    assert any((states["params"][key] != states["params_ema"][key]).any() for key in states["params"])
+    pictures = list(Path("experiments/tokenizer/visualization/0").glob("*.png"))
+    assert {path.name for path in pictures} == {"0_2.png", "0_4.png"}
+    assert cv2.imread(str(pictures[0])).shape == (36, 32, 3)
+    assert list(Path("tb_logger/tokenizer").glob("events*"))
+
+
+def test_alignvar_trains_logs_by_scale_resumes_and_tests(transformer_options):
+    opt = transformer_options
+    assert main(["train", "-opt", write(opt)]) == 0
+    log = log_text("alignvar")
+    for figure in ("train/cross_entropy", "train/accuracy", "train/hcc", "train/hcc_floor", "train/mask_mean",
+                   "train/mask_spread", "val/cross_entropy", "val/accuracy", "l_ce", "l_hcc"):
+        assert figure in log
+    assert checkpoints.read("experiments/alignvar/models/net_g_4.pth")[1]["bad_quality_rate"] == "0.5"
+    tokens = Path("experiments/alignvar/models/net_g_2.pth")
+    assert tokens.is_file() and not list(Path("experiments/alignvar/models").glob("*tokenizer*"))
+
+    opt["train"]["total_iter"] = 6
+    assert main(["train", "-opt", write(opt), "--auto_resume"]) == 0
+    log = max(Path("experiments/alignvar").glob("train_*.log"), key=lambda path: path.stat().st_mtime_ns).read_text()
+    assert "iter: 4." in log and "iter:       5" in log and "iter:       4," not in log
+
+    same = ("model_type", "scale", "num_gpu", "manual_seed", "network_g", "network_tokenizer")
+    test = {key: opt[key] for key in same}
+    test.update(name="alignvar_test", datasets={"test_1": opt["datasets"]["val"]},
+                path={**opt["path"], "pretrain_network_g": "experiments/alignvar/models/net_g_6.pth",
+                      "param_key_g": "params_ema"},
+                val={"save_img": True, "suffix": None, "guidance": 2.0, "top_k": 0, "top_p": 0.9,
+                     "metrics": opt["val"]["metrics"]})
+    assert main(["test", "-opt", write(test)]) == 0
+    made = Path("results/alignvar_test/visualization/Val")
+    first = {path.name: path.read_bytes() for path in made.glob("*.png")}
+    assert len(first) == 5
+    assert main(["test", "-opt", write(test)]) == 0  # sampled, but from a seed
+    assert {path.name: path.read_bytes() for path in made.glob("*.png")} == first
+
+
+def test_lambda_zero_trains_without_hcc(transformer_options):
+    transformer_options["train"]["hcc_opt"]["loss_weight"] = 0.0
+    assert main(["train", "-opt", write(transformer_options)]) == 0
+    assert "l_hcc" not in log_text("alignvar") and "l_ce" in log_text("alignvar")
+
+
+def test_bad_quality_samples_are_their_own_degraded_pictures(transformer_options):
+    transformer_options["train"]["bad_quality_rate"] = 1.0
+    opt, _ = parse_options(str(Path.cwd()), True, ["-opt", write(transformer_options)])
+    model = build_model(opt)
+    gt, lr = small.pictures(4)
+    model.feed_data({"gt": gt, "lq": lr})
+    degraded, quality = model._degrade_some()
+    assert quality.tolist() == [1] * 4 and not torch.equal(degraded, gt)
+    model.bad_quality_rate = 0.0
+    same, quality = model._degrade_some()
+    assert quality.tolist() == [0] * 4 and torch.equal(same, gt)
+
+
+def test_one_step_changes_every_parameter_and_leaves_the_tokenizer_alone(transformer_options):
+    opt, _ = parse_options(str(Path.cwd()), True, ["-opt", write(transformer_options)])
+    model = build_model(opt)
+    before = {name: value.clone() for name, value in model.net_g.named_parameters()}
+    frozen = copy.deepcopy(model.tokenizer.state_dict())
+    gt, lr = small.pictures(4)
+    for iteration in (1, 2, 3):
+        model.feed_data({"gt": gt, "lq": lr})
+        model.optimize_parameters(iteration)
+    assert not [name for name, value in model.net_g.named_parameters() if torch.equal(value, before[name])]
+    assert all(torch.equal(value, frozen[name]) for name, value in model.tokenizer.state_dict().items())
+
+
+def _put(opt, key, value):
+    *blocks, last = key.split(".")
+    for block in blocks:
+        opt = opt[block]
+    opt[last] = value
+
+
+@pytest.mark.parametrize(("key", "value", "words"), [
+    ("network_g.codebook_size", 32, ["codebook_size", "32", "24"]),
+    ("network_g.scales", [1, 2, 4], ["scales", "[1, 2, 4]", "[1, 2, 3, 4]"]),
+    ("path.pretrain_network_tokenizer", None, ["path.pretrain_network_tokenizer", "tokenizer_x4.yml"]),
+    ("network_tokenizer", None, ["network_tokenizer"]),
+    ("datasets.train.gt_size", 32, ["gt_size", "32", "16"]),
+    ("train.ce_opt", None, ["train.ce_opt"]),
+    ("network_tokenizer.ch", 64, ["tokenizer.safetensors", "(32, 3, 3, 3)", "(64, 3, 3, 3)"]),
+    ("network_g.type", "MSRResNet", ["MSRResNet"]),
+    ("network_g.sca", "laplace", ["laplace"]),
+    ("train.hcc_opt.target", "quantized", ["quantised"]),
+])
+def test_what_does_not_fit_is_refused_in_one_sentence(transformer_options, capsys, key, value, words):
+    _put(transformer_options, key, value)
+    path = write(transformer_options)
+    before = listing(Path.cwd())
+    assert main(["train", "-opt", path]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1 and "Traceback" not in error
+    for word in words:
+        assert word in error
+    assert listing(Path.cwd()) == before
+
+
+def test_guidance_is_refused_for_a_model_that_never_saw_bad_quality(transformer_options, capsys):
+    opt = transformer_options
+    opt["val"]["guidance"] = 2.0
+    opt["train"]["bad_quality_rate"] = 0.0
+    assert main(["train", "-opt", write(opt)]) == 2
+    assert "bad_quality_rate" in capsys.readouterr().err
