@@ -19,8 +19,8 @@ setup(
     package_data={"alignvar_arch": ["weights/*"]},
     install_requires=[
         "basicsr>=1.4.2",
-        "torch>=2.1",
-        "torchvision>=0.16",
+        "torch>=2.5",
+        "torchvision>=0.20",
         "lmdb>=1.4",
         "opencv-python>=4.8",
         "einops>=0.7",

@@ -184,3 +184,16 @@ def test_guidance_is_refused_for_a_model_that_never_saw_bad_quality(transformer_
     opt["train"]["bad_quality_rate"] = 0.0
     assert main(["train", "-opt", write(opt)]) == 2
     assert "bad_quality_rate" in capsys.readouterr().err
+
+
+def test_a_checkpoint_converts_to_safetensors_with_its_metadata(options, capsys):
+    assert main(["train", "-opt", write(options)]) == 0
+    source = "experiments/tokenizer/models/net_g_latest.pth"
+    assert main(["convert", source, "-o", "out.safetensors", "--half"]) == 0
+    (state, metadata), (states, original) = checkpoints.read("out.safetensors"), checkpoints.read(source)
+    assert metadata == original and set(state) == {"params"}
+    for name, value in states["params_ema"].items():
+        assert torch.equal(state["params"][name], value.half())
+    capsys.readouterr()
+    assert main(["convert", "absent.pth", "-o", "out2.safetensors"]) == 2
+    assert "absent.pth" in capsys.readouterr().err and not Path("out2.safetensors").exists()

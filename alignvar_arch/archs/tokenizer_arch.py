@@ -47,6 +47,7 @@ class AlignVARTokenizer(nn.Module):
         phi_on_last: False skips phi on the finest scale, as VARSR does.
         target: ``image`` encodes 2·HR − 1; ``residual`` encodes twice what bicubic(LR) lacks, both in [−1, 1]:
             2·((2·HR − 1) − (2·bicubic(LR) − 1)). Ours, not the paper's.
+        patch_path: run a linear patch map beside encoder and decoder. Ours; residual targets need it to train.
 
     Raises:
         ValueError: a width that is not a multiple of 32, an unknown target, an impossible scale schedule.
@@ -54,7 +55,8 @@ class AlignVARTokenizer(nn.Module):
 
     def __init__(self, *, ch: int = 160, ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4), num_res_blocks: int = 2,
                  codebook_size: int = 4096, latent_dim: int = 32, scales: tuple[int, ...] = PAPER_SCALES,
-                 num_phi: int = 4, phi_on_last: bool = True, target: str = "image"):
+                 num_phi: int = 4, phi_on_last: bool = True, target: str = "image",
+                 patch_path: bool = False):
         super().__init__()
         if ch % 32:
             raise ValueError(f"ch must be a multiple of 32, the groups of GroupNorm, not {ch}")
@@ -62,10 +64,19 @@ class AlignVARTokenizer(nn.Module):
             raise ValueError(f"target must be image or residual, not {target!r}")
         self.target = target
         self.factor = 2 ** (len(ch_mult) - 1)
-        self.encoder = Encoder(ch, tuple(ch_mult), num_res_blocks, latent_dim)
-        self.decoder = Decoder(ch, tuple(ch_mult), num_res_blocks, latent_dim)
+        self.encoder = Encoder(ch, tuple(ch_mult), num_res_blocks, latent_dim, patch_path)
+        self.decoder = Decoder(ch, tuple(ch_mult), num_res_blocks, latent_dim, patch_path)
         self.quant_conv = nn.Conv2d(latent_dim, latent_dim, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(latent_dim, latent_dim, 3, padding=1)
+        if patch_path:  # begins as an orthogonal projection: encoding, then decoding, already keeps a part
+            nn.init.orthogonal_(self.encoder.patch.weight)
+            nn.init.zeros_(self.encoder.patch.bias)
+            nn.init.zeros_(self.decoder.patch.bias)
+            for conv in (self.quant_conv, self.post_quant_conv):
+                nn.init.dirac_(conv.weight)
+                nn.init.zeros_(conv.bias)
+            with torch.no_grad():
+                self.decoder.patch.weight.copy_(self.encoder.patch.weight)
         self.quantize = ResidualPyramid(ScaleSchedule(scales), codebook_size, latent_dim, num_phi, phi_on_last)
 
     @property

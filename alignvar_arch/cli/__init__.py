@@ -1,4 +1,4 @@
-"""The console command `basicsr`: train, test, list, doctor."""
+"""The console command `basicsr`: train, test, convert, list, doctor."""
 
 from alignvar_arch.cli.main import main
 

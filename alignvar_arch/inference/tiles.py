@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Return where tiles begin along one side: as few as cover it, evenly spread, overlapping by ``overlap`` or more."""
+    """Return where tiles begin along one side: as few as cover it, evenly spread, ``overlap`` or more in common."""
     if length <= tile:
         return [0]
     count = -(-(length - overlap) // (tile - overlap))

@@ -60,7 +60,7 @@ class TokenModel(SRModel):
         return self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
 
     def run_tiled(self, function: Callable[..., torch.Tensor], tile: int, *others: torch.Tensor) -> torch.Tensor:
-        """Apply ``function`` to the current LR and ``others`` in tiles of ``tile`` LR pixels: (1, 3, H, W) in [0, 1]."""
+        """Apply ``function`` to the current LR and ``others``, tiles of ``tile`` LR pixels: (1, 3, H, W) in [0, 1]."""
         val = self.opt.get("val", {})
         return tiled(function, self.lq, *others, scale=self.opt["scale"], tile=tile,
                      overlap=val.get("tile_overlap", 8), batch=val.get("tile_batch", 8)).clamp(0, 1)

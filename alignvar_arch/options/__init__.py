@@ -73,6 +73,7 @@ def validated(args: argparse.Namespace, root: str, is_train: bool) -> tuple[dict
         check.check_structure(opt, is_train)
         complete(opt, args, root, is_train)
         check.check_device(opt, args.launcher)
+        _check_trained(opt, args.opt)
         dropped = check.check_content(opt, _resumes(opt))
         if not os.access(root, os.W_OK):
             raise UserError(f"the current folder {root} is not writable, and results go there; run it elsewhere.")
@@ -81,6 +82,16 @@ def validated(args: argparse.Namespace, root: str, is_train: bool) -> tuple[dict
     finally:
         lmdb_backend.close_all()
     return opt, dropped
+
+
+def _check_trained(opt: dict, file: str) -> None:
+    """Refuses weights of an experiment that has not run here yet, with the command that runs it."""
+    for key, path in opt["path"].items():
+        if key.startswith("pretrain_network_") and isinstance(path, str) and path.startswith("experiments/") \
+                and not os.path.isfile(path):
+            trainer = file.replace("_test.yml", ".yml")
+            command = f": basicsr train -opt {trainer}" if trainer != file and os.path.isfile(trainer) else ""
+            raise UserError(f"path.{key}: there is no {path} here; train {path.split('/')[1]} first{command}.")
 
 
 def _resumes(opt: dict) -> bool:

@@ -9,7 +9,10 @@ FLAT = 1e-6  # a map whose range is smaller says nothing, and its min–max woul
 
 
 def laplacian_map(lr: torch.Tensor) -> torch.Tensor:
-    """Return s = |Laplacian| of the LR's luma, four neighbours, edges replicated: (B, 3, h, w) in [0, 1] → (B, 1, h, w)."""
+    """Return s = |Laplacian| of the LR's luma: (B, 3, h, w) in [0, 1] → (B, 1, h, w).
+
+    Four neighbours, edges replicated; luma by BT.601.
+    """
     luma = (lr.float() * lr.new_tensor([0.299, 0.587, 0.114]).float().view(1, 3, 1, 1)).sum(1, keepdim=True)
     x = F.pad(luma, (1, 1, 1, 1), mode="replicate")
     around = x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:]
