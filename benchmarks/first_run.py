@@ -2,6 +2,7 @@
 
     python benchmarks/first_run.py [options/alignvar_x4.yml]
 """
+import argparse
 import resource
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shipped = Path(__file__).parent.parent / "options/alignvar_x4.yml"
-    options = Path(sys.argv[1] if len(sys.argv) > 1 else shipped).resolve()
+    parser.add_argument("options", nargs="?", type=Path, default=shipped)
+    options = parser.parse_args().options.resolve()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-m", "alignvar_arch", "train", "-opt", str(options)], cwd=folder,

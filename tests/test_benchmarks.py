@@ -1,0 +1,72 @@
+"""The benchmarks still fit the code they measure: each parses its arguments, and their parts work on a tiny case."""
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import small
+import torch
+
+from alignvar_arch import checkpoints
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+NETWORKS = {
+    "tokenizer": {"type": "AlignVARTokenizer", "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "codebook_size": 24,
+                  "latent_dim": 4, "scales": list(small.SCALES), "num_phi": 2},
+    "model": {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, "codebook_size": 24, "latent_dim": 4,
+              "scales": list(small.SCALES), "condition_widths": [8, 16], "drop_path": 0.0},
+}
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run a benchmark in this process, as a script."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def script(name: str, *arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(FOLDER / name), run_name="__main__")
+
+    return script
+
+
+@pytest.fixture
+def files(tmp_path) -> dict[str, str]:
+    """A tiny tokenizer, a tiny transformer, and two pictures, on disk."""
+    for name, net in (("tokenizer", small.tokenizer()), ("model", small.transformer())):
+        checkpoints.write_safetensors(str(tmp_path / f"{name}.safetensors"), net.state_dict(),
+                                      {"network": json.dumps(NETWORKS[name])})
+    (tmp_path / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        cv2.imwrite(str(tmp_path / "pictures" / f"{index}.png"), rng.integers(0, 255, (37, 34, 3)).astype(np.uint8))
+    return {"pictures": str(tmp_path / "pictures"), "json": str(tmp_path / "out.json"),
+            "both": ["--tokenizer", str(tmp_path / "tokenizer.safetensors"), "--model",
+                     str(tmp_path / "model.safetensors")]}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.py") if path.name != "common.py"))
+def test_it_explains_itself(run, name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(name, "--help")
+    assert stop.value.code == 0 and "usage" in capsys.readouterr().out
+
+
+def test_tokens_counts_and_compares(run, files, capsys):
+    run("tokens.py", "--train", files["pictures"], "--test", f"two={files['pictures']}", "--json", files["json"],
+        *files["both"])
+    result = json.loads(Path(files["json"]).read_text())
+    assert result["codes"] == 24 and 0 < result["codes_used"] <= 24
+    assert result["two"]["gain"] == pytest.approx(result["two"]["unigram"] - result["two"]["model"])
+    assert "below unigram" in capsys.readouterr().out
+
+
+def test_quality_compares_methods(run, files, monkeypatch, shared):
+    monkeypatch.setenv("ALIGNVAR_LPIPS", str(shared / "data" / "weights"))
+    run("quality.py", "--sets", f"two={files['pictures']}", "--json", files["json"], *files["both"])
+    result = json.loads(Path(files["json"]).read_text())["two"]
+    assert set(result) == {"bicubic", "tokenizer", "alignvar"}
+    assert result["bicubic"]["psnr"] > result["alignvar"]["psnr"] and torch.tensor(result["bicubic"]["lpips"]) > 0
