@@ -55,7 +55,7 @@ def reconstruct(tokenizer: AlignVARTokenizer, gt: torch.Tensor, lr: torch.Tensor
 def upscale(model: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor) -> torch.Tensor:
     """Return the model's picture of an LR, greedy, guidance 0, tile by tile, in [0, 1]."""
     def one(lr):
-        made = model.generate(lr, tokenizer.quantize, model.guidance(lr, torch.Generator().manual_seed(0)))
+        made = model.generate(lr, tokenizer.quantize, model.structure(lr, torch.Generator().manual_seed(0)))
         return tokenizer.to_image(tokenizer.decode(made.f_hat), lr)
 
     return tiled(one, lr, scale=SCALE, tile=tokenizer.image_side // SCALE, overlap=OVERLAP, batch=BATCH).clamp(0, 1)

@@ -69,7 +69,7 @@ def main() -> None:
             logits = []
             for some, forced in zip(given.split(common.BATCH), teacher.split(common.BATCH), strict=True):
                 good = torch.zeros(len(some), dtype=torch.long)
-                maps = model.guidance(some, torch.Generator().manual_seed(0))
+                maps = model.structure(some, torch.Generator().manual_seed(0))
                 with torch.no_grad():
                     logits.append(model(some, forced, good, maps).logits)
             rows[row] = scale_cross_entropy(torch.cat(logits), tokens, spans)

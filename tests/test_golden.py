@@ -77,7 +77,7 @@ def test_teacher_forced_logits_are_varsrs(varsr):
 @torch.no_grad()
 def test_greedy_generation_is_varsrs(varsr, cfg):
     figures, tokenizer, net, _, lr = varsr
-    made = net.generate(lr, tokenizer.quantize, cfg=float(cfg))
+    made = net.generate(lr, tokenizer.quantize, guidance=float(cfg))
     assert (figures[f"indices_cfg{cfg}"] == tokenizer.quantize.flatten(made.maps).numpy()).all()
     assert largest(figures[f"f_hat_cfg{cfg}"], made.f_hat[:, :, ::2, ::2]) < 2e-5
     image = tokenizer.to_image(tokenizer.decode(made.f_hat))

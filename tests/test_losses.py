@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from basicsr.losses import build_loss
 
-from alignvar_arch.archs.transformer.structure import guidance_maps, laplacian_map
+from alignvar_arch.archs.transformer.structure import laplacian_map, structure_maps
 from alignvar_arch.losses import HCCLoss, TokenCrossEntropyLoss, VQLoss
 from alignvar_arch.metrics.tokens import scale_accuracy, scale_cross_entropy
 
@@ -62,14 +62,23 @@ def test_hcc_gradient_reaches_every_block_and_passes_through_phi(case):
     pyramid, encoded, _, lr = case
     net = small.transformer().train()
     teacher, good = pyramid.teacher_input(encoded.cumulative), torch.zeros(2, dtype=torch.long)
-    logits = net(lr, teacher, good, net.guidance(lr)).logits
+    logits = net(lr, teacher, good, net.structure(lr)).logits
     logits.retain_grad()
     HCCLoss()(logits, pyramid, encoded).loss.backward()
     for i, block in enumerate(net.blocks):
         for name, parameter in block.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, (i, name)
-    assert (logits.grad.abs().amax(-1) > 0).all()  # an error at a fine scale reaches the coarse predictions
     assert all(parameter.grad is None for parameter in pyramid.parameters())
+
+
+def test_an_error_at_the_last_scale_reaches_the_predictions_of_the_first(case):
+    pyramid, encoded, _, _ = case
+    logits = torch.randn(2, 30, 24, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    loss, changed = HCCLoss(), []
+    for shift in (0.0, 1.0):
+        loss._target = lambda k, *_, shift=shift: pyramid.reduce(k, encoded.cumulative[k]) + (k == 3) * shift
+        changed.append(torch.autograd.grad(loss(logits, pyramid, encoded).loss, logits)[0][:, 0])
+    assert (changed[0] - changed[1]).abs().max() > 1e-6
 
 
 def test_straight_through_is_hard_forwards_and_soft_backwards(case):
@@ -117,10 +126,10 @@ def test_laplacian_map_by_hand():
     assert torch.allclose(laplacian_map(edge)[0, 0], torch.tensor([0.0, 1, 1]).expand(3, 3), atol=1e-6)
 
 
-def test_guidance_maps_are_min_max_normalised_per_scale():
+def test_structure_maps_are_min_max_normalised_per_scale():
     from alignvar_arch.archs.scales import ScaleSchedule
     structure = torch.arange(16.0).reshape(1, 1, 4, 4)
-    maps = guidance_maps(structure, ScaleSchedule((1, 2, 4)))[0, :, 0]
+    maps = structure_maps(structure, ScaleSchedule((1, 2, 4)))[0, :, 0]
     assert maps[0] == 0  # a single value has no range
     torch.testing.assert_close(maps[1:5], torch.tensor([0.0, 0.2, 0.8, 1.0]))
     torch.testing.assert_close(maps[5:], torch.arange(16.0) / 15)

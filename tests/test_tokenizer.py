@@ -35,18 +35,40 @@ def test_every_parameter_gets_a_gradient():
     assert not missing
 
 
-def test_straight_through_reaches_the_encoder_as_if_nothing_was_quantised():
+def test_straight_through_decodes_the_codes_and_gives_their_gradient_to_the_latent():
     net = small.tokenizer().train()
-    gt, lr = small.pictures()
-    x = net.to_target(gt, lr)
-    latent = net.encode_latent(x)
-    f_hat = net.quantize.tokenize(latent)[1][-1].detach()
-    weight = torch.randn_like(f_hat)
-    output, encoded = net(gt, lr)
-    encoded.latent.retain_grad()
-    (net.post_quant_conv(encoded.latent + (f_hat - encoded.latent).detach()) * weight).sum().backward()
-    expected = torch.autograd.grad((net.post_quant_conv(f_hat.requires_grad_()) * weight).sum(), f_hat)[0]
-    torch.testing.assert_close(encoded.latent.grad, expected)
+    gt, _ = small.pictures()
+    output, encoded = net(gt)
+    f_hat = encoded.cumulative[-1].detach().requires_grad_()
+    decoded = net.to_image(net.decoder(net.post_quant_conv(f_hat)))
+    torch.testing.assert_close(output, decoded)
+    weight = torch.randn_like(output)
+    (through,) = torch.autograd.grad((output * weight).sum(), encoded.latent)
+    (expected,) = torch.autograd.grad((decoded * weight).sum(), f_hat)
+    assert (through - expected).norm() < 1e-3 * expected.norm() > 0
+
+
+def test_unquantised_training_decodes_the_latent_itself():
+    net = small.tokenizer().train()
+    gt, _ = small.pictures()
+    output, encoded = net(gt, quantise=False)
+    torch.testing.assert_close(output, net.to_image(net.decoder(net.post_quant_conv(encoded.latent))))
+
+
+def test_a_patch_path_begins_as_an_orthogonal_projection():
+    net = small.tokenizer(patch_path=True, latent_dim=4)
+    gt, _ = small.pictures()
+    x = net.to_target(gt)
+    once = net.decoder(net.post_quant_conv(net.encode_latent(x)))
+    twice = net.decoder(net.post_quant_conv(net.encode_latent(once)))
+    torch.testing.assert_close(once, twice, atol=1e-5, rtol=1e-4)
+    assert 0 < once.square().sum() < x.square().sum()
+
+
+def test_strong_residuals_are_not_clamped():
+    net = small.tokenizer(target="residual", patch_path=True)
+    assert net.decode(100 * torch.randn(1, 4, 4, 4)).abs().max() > 1
+    assert small.tokenizer(patch_path=True).decode(100 * torch.randn(1, 4, 4, 4)).abs().max() == 1
 
 
 def test_wrong_sizes_and_settings_are_refused():

@@ -20,11 +20,11 @@ def case():
         return tokenizer, lr, encoded, tokenizer.quantize.teacher_input(encoded.cumulative)
 
 
-def generated_logits(net, lr, pyramid, maps, guidance):
+def generated_logits(net, lr, pyramid, maps, structure):
     """The logits of cached generation, with the ground truth's tokens forced upon it."""
     seen = []
     handle = net.head.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    made = net.generate(lr, pyramid, guidance, forced=maps)
+    made = net.generate(lr, pyramid, structure, forced=maps)
     handle.remove()
     return torch.cat(seen, dim=1), made
 
@@ -34,9 +34,9 @@ def generated_logits(net, lr, pyramid, maps, guidance):
 def test_cached_generation_equals_teacher_forcing_at_every_scale(case, sca):
     tokenizer, lr, encoded, teacher = case
     net = small.transformer(sca=sca)
-    guidance = net.guidance(lr, torch.Generator().manual_seed(3))
-    expected = net(lr, teacher, GOOD, guidance).logits
-    logits, made = generated_logits(net, lr, tokenizer.quantize, encoded.maps, guidance)
+    structure = net.structure(lr, torch.Generator().manual_seed(3))
+    expected = net(lr, teacher, GOOD, structure).logits
+    logits, made = generated_logits(net, lr, tokenizer.quantize, encoded.maps, structure)
     for span in net.schedule.spans:
         torch.testing.assert_close(logits[:, span], expected[:, span], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(made.f_hat, encoded.cumulative[-1])
@@ -46,13 +46,13 @@ def test_cached_generation_equals_teacher_forcing_at_every_scale(case, sca):
 def test_no_query_sees_a_later_scale(case):
     tokenizer, lr, _, teacher = case
     net = small.transformer()
-    guidance = net.guidance(lr)
-    before = net(lr, teacher, GOOD, guidance).logits
+    structure = net.structure(lr)
+    before = net(lr, teacher, GOOD, structure).logits
     for k in range(1, len(net.schedule)):
         span = net.schedule.spans[k]
         changed = teacher.clone()
         changed[:, span.start - 1:] += 1.0
-        after = net(lr, changed, GOOD, guidance).logits
+        after = net(lr, changed, GOOD, structure).logits
         assert torch.equal(after[:, :span.start], before[:, :span.start])
         assert not torch.allclose(after[:, span], before[:, span], atol=1e-3)
 
@@ -97,12 +97,12 @@ def test_sca_off_equals_a_gate_of_zero_and_the_gate_changes_the_logits(case):
     _, lr, _, teacher = case
     gated, off = small.transformer(sca="laplacian"), small.transformer(sca="off")
     off.load_state_dict({name: value for name, value in gated.state_dict().items() if "mask_generator" not in name})
-    guidance = gated.guidance(lr)
+    structure = gated.structure(lr)
     with torch.no_grad():
-        plain, opened = off(lr, teacher, GOOD), gated(lr, teacher, GOOD, guidance)
+        plain, opened = off(lr, teacher, GOOD), gated(lr, teacher, GOOD, structure)
         gated.mask_generator.fc2.weight.zero_()
         gated.mask_generator.fc2.bias.fill_(-torch.inf)  # m = 0
-        closed = gated(lr, teacher, GOOD, guidance)
+        closed = gated(lr, teacher, GOOD, structure)
     assert plain.masks is None and not any("mask_generator" in name for name, _ in off.named_parameters())
     assert torch.equal(closed.logits, plain.logits) and closed.masks.abs().max() == 0
     assert opened.masks.shape == (2, 30, 1) and (opened.logits - plain.logits).abs().max() > 1e-2
@@ -112,9 +112,9 @@ def test_sca_off_equals_a_gate_of_zero_and_the_gate_changes_the_logits(case):
 def test_random_guidance_differs_from_laplacian_and_repeats_with_its_seed():
     _, lr = small.pictures(seed=5)
     laplacian, noisy = small.transformer(sca="laplacian"), small.transformer(sca="random")
-    one, two, three = (noisy.guidance(lr, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    one, two, three = (noisy.structure(lr, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two) and not torch.equal(one, three)
-    assert not torch.equal(one, laplacian.guidance(lr)) and small.transformer(sca="off").guidance(lr) is None
+    assert not torch.equal(one, laplacian.structure(lr)) and small.transformer(sca="off").structure(lr) is None
 
 
 @torch.no_grad()
@@ -122,16 +122,16 @@ def test_a_flat_lr_gives_no_nan(case):
     tokenizer, _, _, teacher = case
     net = small.transformer()
     flat = torch.full((2, 3, 4, 4), 0.5)
-    guidance = net.guidance(flat)
-    assert guidance.abs().max() == 0
-    assert net(flat, teacher, GOOD, guidance).logits.isfinite().all()
-    assert net.generate(flat, tokenizer.quantize, guidance).f_hat.isfinite().all()
+    structure = net.structure(flat)
+    assert structure.abs().max() == 0
+    assert net(flat, teacher, GOOD, structure).logits.isfinite().all()
+    assert net.generate(flat, tokenizer.quantize, structure).f_hat.isfinite().all()
 
 
 def test_every_parameter_gets_a_gradient(case):
     _, lr, _, teacher = case
     net = small.transformer().train()
-    logits = net(lr, teacher, torch.tensor([0, 1]), net.guidance(lr)).logits
+    logits = net(lr, teacher, torch.tensor([0, 1]), net.structure(lr)).logits
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.arange(60) % 24).backward()
     missing = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not missing
@@ -144,12 +144,12 @@ def test_yaml_off_is_off():
 def test_guidance_runs_two_branches_and_none_at_zero(case):
     tokenizer, lr, _, _ = case
     net = small.transformer()
-    guidance = net.guidance(lr)
+    structure = net.structure(lr)
     calls = []
     handle = net.blocks[0].register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0].shape[0]))
-    plain = net.generate(lr, tokenizer.quantize, guidance)
+    plain = net.generate(lr, tokenizer.quantize, structure)
     assert set(calls) == {2}  # guidance 0: the good branch alone
-    guided = net.generate(lr, tokenizer.quantize, guidance, cfg=6.0)
+    guided = net.generate(lr, tokenizer.quantize, structure, guidance=6.0)
     handle.remove()
     assert set(calls[4:]) == {4}
     assert any(not torch.equal(a, b) for a, b in zip(plain.maps, guided.maps, strict=True))
@@ -159,10 +159,10 @@ def test_guidance_runs_two_branches_and_none_at_zero(case):
 def test_sampling_repeats_with_its_seed_and_varies_without(case):
     tokenizer, lr, _, _ = case
     net = small.transformer()
-    guidance = net.guidance(lr)
+    structure = net.structure(lr)
 
     def sample(seed, **how):
-        made = net.generate(lr, tokenizer.quantize, guidance, generator=torch.Generator().manual_seed(seed), **how)
+        made = net.generate(lr, tokenizer.quantize, structure, generator=torch.Generator().manual_seed(seed), **how)
         return tokenizer.quantize.flatten(made.maps)
 
     assert torch.equal(sample(1, top_k=0, top_p=0.9), sample(1, top_k=0, top_p=0.9))

@@ -16,7 +16,7 @@ from alignvar_arch.archs.tokenizer_arch import PAPER_SCALES
 from alignvar_arch.archs.transformer.block import Block, HeadNorm
 from alignvar_arch.archs.transformer.condition import ConditionEncoder
 from alignvar_arch.archs.transformer.sampling import choose, guide
-from alignvar_arch.archs.transformer.structure import MaskGenerator, guidance_maps, laplacian_map
+from alignvar_arch.archs.transformer.structure import MaskGenerator, laplacian_map, structure_maps
 
 GOOD, BAD = 0, 1  # rows of the quality embedding
 
@@ -63,7 +63,7 @@ class AlignVAR(nn.Module):
         latent_dim: width of the tokenizer's codes.
         scales: the tokenizer's scale schedule.
         condition_widths: widths of the condition encoder; each after the first halves the size.
-        sca: ``laplacian`` (the paper), ``random`` (its ablation: guidance from noise) or ``off`` (exactly ungated).
+        sca: ``laplacian`` (the paper), ``random`` (its ablation: structure from noise) or ``off`` (exactly ungated).
         drop_path: highest stochastic-depth rate, reached linearly in the last block; None is 0.1·depth/24.
 
     Raises:
@@ -105,7 +105,9 @@ class AlignVAR(nn.Module):
     def _initialise(self, depth: int) -> None:
         """Start as pre-norm transformers do: N(0, 0.02), residual outputs smaller with depth, AdaLN as the identity."""
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear) and not name.startswith("mask_generator.fc2"):
+            if name.startswith("mask_generator"):
+                continue  # has its own
+            if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -117,7 +119,7 @@ class AlignVAR(nn.Module):
                 nn.init.trunc_normal_(linear.weight, std=0.02 / (2 * depth) ** 0.5)
             nn.init.ones_(block.ada_lin[1].bias[:2 * self.head.in_features])  # gamma1, gamma2
 
-    def guidance(self, lr: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor | None:
+    def structure(self, lr: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor | None:
         """Return SCA's s̄ of all scales, (B, L, 1) in [0, 1], made once an image; None with ``sca: off``.
 
         ``generator`` (on the CPU) draws the noise of ``sca: random``, whatever device the LR is on.
@@ -125,39 +127,39 @@ class AlignVAR(nn.Module):
         if self.sca == "off":
             return None
         if self.sca == "random":
-            structure = torch.rand(lr.shape[0], 1, *lr.shape[-2:], generator=generator).to(lr.device)
+            source = torch.rand(lr.shape[0], 1, *lr.shape[-2:], generator=generator).to(lr.device)
         else:
-            structure = laplacian_map(lr)
-        return guidance_maps(structure, self.schedule)
+            source = laplacian_map(lr)
+        return structure_maps(source, self.schedule)
 
-    def _gate(self, embedded: torch.Tensor, guidance: torch.Tensor | None,
+    def _gate(self, embedded: torch.Tensor, structure: torch.Tensor | None,
               span: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return (1 + m)·e and m for the tokens of ``span``."""
-        if guidance is None:
+        if structure is None:
             return embedded, None
-        mask = self.mask_generator(embedded, guidance[:, span])
+        mask = self.mask_generator(embedded, structure[:, span])
         return (1 + mask) * embedded, mask
 
     def _start(self, lr: torch.Tensor, condition: torch.Tensor,
-               guidance: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+               structure: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the tokens of level 0, (B, P + 1, C), and the quality token's mask."""
-        quality, mask = self._gate(condition[:, None], guidance, self.schedule.spans[0])
+        quality, mask = self._gate(condition[:, None], structure, self.schedule.spans[0])
         prefix = self.con_embedding(lr).to(quality.dtype)
         return torch.cat([prefix, quality], dim=1) + self.pos_start + self.lvl_embed.weight[0], mask
 
     def forward(self, lr: torch.Tensor, teacher: torch.Tensor, quality: torch.Tensor,
-                guidance: torch.Tensor | None = None) -> Prediction:
+                structure: torch.Tensor | None = None) -> Prediction:
         """Teacher forcing: predict every scale from the ground truth of the scales before it, in one pass.
 
         Args:
             lr: (B, 3, h, w) in [0, 1].
             teacher: (B, L − 1, latent_dim), ``ResidualPyramid.teacher_input`` of the ground truth.
             quality: int64 (B,), 0 good, 1 bad.
-            guidance: ``self.guidance(lr)``.
+            structure: ``self.structure(lr)``.
         """
         condition = self.class_emb(quality)
-        start, mask0 = self._start(lr, condition, guidance)
-        rest, mask = self._gate(self.word_embed(teacher), guidance, slice(1, None))
+        start, mask0 = self._start(lr, condition, structure)
+        rest, mask = self._gate(self.word_embed(teacher), structure, slice(1, None))
         x = torch.cat([start, rest + self.lvl_embed(self.levels[1:])], dim=1)
         ends = [self.prefix + span.stop for span in self.schedule.spans]
         for block in self.blocks:
@@ -166,8 +168,8 @@ class AlignVAR(nn.Module):
         return Prediction(logits, None if mask is None else torch.cat([mask0, mask], dim=1))
 
     @torch.no_grad()
-    def generate(self, lr: torch.Tensor, pyramid: ResidualPyramid, guidance: torch.Tensor | None = None,
-                 cfg: float = 0.0, top_k: int = 1, top_p: float = 1.0, temperature: float = 1.0,
+    def generate(self, lr: torch.Tensor, pyramid: ResidualPyramid, structure: torch.Tensor | None = None,
+                 guidance: float = 0.0, top_k: int = 1, top_p: float = 1.0, temperature: float = 1.0,
                  generator: torch.Generator | None = None,
                  forced: list[torch.Tensor] | None = None) -> Generation:
         """Predict all token maps of an LR in K cached steps.
@@ -175,18 +177,18 @@ class AlignVAR(nn.Module):
         Args:
             lr: (B, 3, h, w) in [0, 1].
             pyramid: the tokenizer's ``quantize``.
-            guidance: ``self.guidance(lr)``.
-            cfg: guidance away from the bad quality label; 0 runs the good branch alone.
+            structure: ``self.structure(lr)``.
+            guidance: strength of guidance away from the bad quality label; 0 runs the good branch alone.
             top_k, top_p, temperature, generator: see ``sampling.choose``; the default is greedy.
             forced: token maps to take instead of the chosen ones (teacher-forced generation, for tests and diagnosis).
         """
-        branches = 2 if cfg > 0 else 1
+        branches = 2 if guidance > 0 else 1
         batch = lr.shape[0]
         quality = torch.tensor([GOOD, BAD][:branches], device=lr.device).repeat_interleave(batch)
         condition = self.class_emb(quality)
-        if guidance is not None:
-            guidance = guidance.repeat(branches, 1, 1)
-        x, _ = self._start(lr.repeat(branches, 1, 1, 1), condition, guidance)
+        if structure is not None:
+            structure = structure.repeat(branches, 1, 1)
+        x, _ = self._start(lr.repeat(branches, 1, 1, 1), condition, structure)
         modulations = [block.modulation(condition) for block in self.blocks]
         attn = self.blocks[0].attn
         caches = [KVCache(branches * batch, attn.heads, self.rope.shape[1], attn.head_dim, x) for _ in self.blocks]
@@ -194,13 +196,13 @@ class AlignVAR(nn.Module):
         for k, span in enumerate(self.schedule.spans):
             if k > 0:
                 embedded = self.word_embed(pyramid.next_input(k, f_hat).to(x.dtype).repeat(branches, 1, 1))
-                x = self._gate(embedded, guidance, span)[0] + self.lvl_embed.weight[k]
+                x = self._gate(embedded, structure, span)[0] + self.lvl_embed.weight[k]
             start, end = end, end + x.shape[1]
             for block, modulation, cache in zip(self.blocks, modulations, caches, strict=True):
                 x = block(x, modulation, self.rope[:, start:end], cache=cache)
             logits = self.head(self.head_nm(x[:, -self.schedule.lengths[k]:], condition))
             if branches == 2:
-                logits = guide(*logits.chunk(2), cfg, k, self.schedule.last)
+                logits = guide(*logits.chunk(2), guidance, k, self.schedule.last)
             chosen = choose(logits, top_k, top_p, temperature, generator) if forced is None else forced[k]
             maps.append(chosen.view(batch, self.schedule.sides[k], self.schedule.sides[k]))
             f_hat = f_hat + pyramid.step(k, pyramid.lookup(maps[-1]))

@@ -119,8 +119,9 @@ class AlignVARTokenizer(nn.Module):
             return Encoded(latent, *self.quantize.tokenize(latent))
 
     def decode(self, f_hat: torch.Tensor) -> torch.Tensor:
-        """Return the target (B, 3, H, W), clamped to [−1, 1], of a latent (B, C, S, S)."""
-        return self.decoder(self.post_quant_conv(f_hat)).clamp(-1, 1)
+        """Return the target (B, 3, H, W) of a latent (B, C, S, S); the image target's is clamped to [−1, 1]."""
+        decoded = self.decoder(self.post_quant_conv(f_hat))
+        return decoded.clamp(-1, 1) if self.target == "image" else decoded
 
     def forward(self, gt: torch.Tensor, lr: torch.Tensor | None = None,
                 quantise: bool = True) -> tuple[torch.Tensor, Encoded]:

@@ -32,7 +32,7 @@ class HCCLoss(nn.Module):
     fp32. The mean over a scale's elements keeps λ's meaning whatever the size.
 
     Args:
-        loss_weight: λ; 0 computes nothing.
+        loss_weight: λ; with 0 the figures per scale are still computed.
         target: u_gt^k. ``quantised`` is Q(area(z, side_k)), the paper's formula; ``cumulative`` is
             area(f̂_gt^k, side_k), the only one that is zero on the ground truth; ``latent`` is area(z, side_k).
         estimate: r̂^k. ``soft`` is the expectation Σ_v softmax(logits)(v)·e_v; ``straight_through`` is the most likely

@@ -1,18 +1,25 @@
 """Training and testing AlignVAR: teacher forcing with gated ground-truth tokens, CE + λ·HCC, cached generation."""
-import inspect
 from collections import OrderedDict
 
 import torch
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
-from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 
 from alignvar_arch import checkpoints
 from alignvar_arch.archs.alignvar_arch import BAD, GOOD
 from alignvar_arch.archs.tokenizer_arch import Encoded, bicubic
 from alignvar_arch.errors import UserError
+from alignvar_arch.losses import HCCLoss, TokenCrossEntropyLoss
 from alignvar_arch.metrics.tokens import scale_accuracy, scale_cross_entropy
-from alignvar_arch.models.base import TokenModel
+from alignvar_arch.models.base import (
+    TokenModel,
+    arguments,
+    check_geometry,
+    check_range,
+    check_same_network,
+    codebook_hash,
+)
 from alignvar_arch.models.scale_log import ScaleLog
 
 
@@ -28,32 +35,43 @@ class AlignVARModel(TokenModel):
     """
 
     def __init__(self, opt):
-        # Before the parent builds losses and optimisers, which need to know the tokenizer.
+        # Before the parent builds losses and optimisers.
+        self.opt = opt
         self.device = torch.device("cuda" if opt["num_gpu"] != 0 else "cpu")
         self.tokenizer = build_network(opt["network_tokenizer"]).to(self.device).eval().requires_grad_(False)
-        self.opt = opt
-        self.load_network(self.tokenizer, opt["path"]["pretrain_network_tokenizer"], True,
+        self.load_network(self.tokenizer, opt["path"]["pretrain_network_tokenizer"],
+                          opt["path"].get("strict_load_tokenizer", True),
                           opt["path"].get("param_key_tokenizer", "params_ema"))
         self.scale_log = ScaleLog(self.tokenizer.schedule.sides)
         super().__init__(opt)
 
     @staticmethod
     def check_options(opt: dict) -> None:
-        """Raise UserError where transformer, tokenizer, data and guidance do not fit each other."""
+        """Raise UserError where transformer, tokenizer, data, losses and sampling do not fit each other."""
         _check_networks(opt)
-        _check_losses(opt)
-        _check_guidance(opt)
+        check_geometry(opt, "network_tokenizer")
+        _check_weights(opt)
+        if opt["is_train"]:
+            _check_losses(opt["train"])
+            check_range(opt, "train.bad_quality_rate", 0, 1)
+        check_range(opt, "val.top_k", 0, whole=True)
+        check_range(opt, "val.top_p", 1e-6, 1)
+        check_range(opt, "val.temperature", 1e-6)
+        check_range(opt, "val.sample_seed", 0, whole=True)
+        check_range(opt, "val.guidance", 0)
+        if (opt.get("val") or {}).get("guidance"):
+            _check_guidance(opt)
 
     def build_losses(self):
         train_opt = self.opt["train"]
         self.cri_ce = build_loss(train_opt["ce_opt"]).to(self.device)
-        hcc_opt = train_opt.get("hcc_opt")
-        self.cri_hcc = build_loss(hcc_opt).to(self.device) if hcc_opt and hcc_opt.get("loss_weight", 1.0) > 0 else None
+        self.cri_hcc = build_loss(train_opt["hcc_opt"]).to(self.device) if train_opt.get("hcc_opt") else None
         self.bad_quality_rate = train_opt.get("bad_quality_rate", 0.0)
         self.noise = torch.Generator().manual_seed(self.opt["manual_seed"])  # of `sca: random`
 
     def metadata(self, current_iter):
-        return {**super().metadata(current_iter), "bad_quality_rate": str(self.bad_quality_rate)}
+        return {**super().metadata(current_iter), "bad_quality_rate": str(self.bad_quality_rate),
+                "codebook": codebook_hash(self.tokenizer.quantize.embedding.weight)}
 
     @torch.no_grad()
     def _encode(self, gt: torch.Tensor, lr: torch.Tensor) -> tuple[Encoded, torch.Tensor, torch.Tensor]:
@@ -65,79 +83,72 @@ class AlignVARModel(TokenModel):
     def _degrade_some(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return GT, some replaced by their own degraded picture, and the quality labels (B,)."""
         bad = torch.rand(len(self.gt), device=self.device) < self.bad_quality_rate
-        gt = torch.where(bad.view(-1, 1, 1, 1), bicubic(self.lq, self.gt.shape[-2:]).clamp(0, 1), self.gt)
+        gt = self.gt
+        if bad.any():
+            gt = torch.where(bad.view(-1, 1, 1, 1), bicubic(self.lq, gt.shape[-2:]).clamp(0, 1), gt)
         return gt, torch.where(bad, BAD, GOOD)
+
+    def _hcc(self, logits: torch.Tensor, encoded: Encoded) -> torch.Tensor | None:
+        """Return the weighted HCC and log it by scale; with λ = 0 it is only logged, and None is returned."""
+        with torch.set_grad_enabled(self.cri_hcc.loss_weight > 0):
+            hcc = self.cri_hcc(logits, self.tokenizer.quantize, encoded)
+        self.scale_log.add("train/hcc", hcc.per_scale)
+        self.scale_log.add("train/hcc_floor", hcc.floor)
+        return hcc.loss if self.cri_hcc.loss_weight > 0 else None
 
     def optimize_parameters(self, current_iter):
         gt, quality = self._degrade_some()
         encoded, tokens, teacher = self._encode(gt, self.lq)
-        self.optimizer_g.zero_grad()
-        guidance = self.get_bare_model(self.net_g).guidance(self.lq, self.noise)
-        logits, masks = self.net_g(self.lq, teacher, quality, guidance)
-
+        structure = self.get_bare_model(self.net_g).structure(self.lq, self.noise)
+        logits, masks = self.net_g(self.lq, teacher, quality, structure)
         losses = OrderedDict(l_ce=self.cri_ce(logits, tokens))
-        if self.cri_hcc is not None:
-            hcc = self.cri_hcc(logits, self.tokenizer.quantize, encoded)
-            losses["l_hcc"] = hcc.loss
-            self.scale_log.add("train/hcc", hcc.per_scale)
-            self.scale_log.add("train/hcc_floor", hcc.floor)
-        sum(losses.values()).backward()
-        if self.opt["train"].get("grad_clip"):
-            torch.nn.utils.clip_grad_norm_(self.net_g.parameters(), self.opt["train"]["grad_clip"])
-        self.optimizer_g.step()
-        self.step_ema(current_iter)
+        hcc = self._hcc(logits, encoded) if self.cri_hcc is not None else None
+        if hcc is not None:
+            losses["l_hcc"] = hcc
+        self.optimise(sum(losses.values()), current_iter)
 
-        spans = self.tokenizer.schedule.spans
-        logits = logits.detach()
+        spans, logits = self.tokenizer.schedule.spans, logits.detach()
+        accuracy = scale_accuracy(logits, tokens, spans)
         self.scale_log.add("train/cross_entropy", scale_cross_entropy(logits, tokens, spans))
-        self.scale_log.add("train/accuracy", scale_accuracy(logits, tokens, spans))
+        self.scale_log.add("train/accuracy", accuracy)
         if masks is not None:
             masks = masks.detach()
             self.scale_log.add("train/mask_mean", torch.stack([masks[:, span].mean() for span in spans]))
             self.scale_log.add("train/mask_spread", torch.stack([masks[:, span].std(correction=0) for span in spans]))
-        losses["accuracy"] = (logits.argmax(-1) == tokens).float().mean()
+        lengths = accuracy.new_tensor(self.tokenizer.schedule.lengths)
+        losses["accuracy"] = (accuracy * lengths).sum() / lengths.sum()
         self.log_dict = self.reduce_loss_dict(losses)
 
-    @torch.no_grad()
-    def test(self):
-        net, tokenizer, val = self.net_eval, self.tokenizer, self.opt.get("val", {})
-        training = net.training
-        net.eval()
+    def make_picture(self, net):
+        tokenizer, val = self.tokenizer, self.opt.get("val") or {}
         seed = val.get("sample_seed", 0)
-        draw = torch.Generator(self.device).manual_seed(seed)
-        noise = torch.Generator().manual_seed(seed)
+        draw, noise = torch.Generator(self.device).manual_seed(seed), torch.Generator().manual_seed(seed)
 
         def upscale(lr: torch.Tensor, *gt: torch.Tensor) -> torch.Tensor:
-            guidance = net.guidance(lr, noise)
-            made = net.generate(lr, tokenizer.quantize, guidance, cfg=val.get("guidance", 0.0),
+            structure = net.structure(lr, noise)
+            made = net.generate(lr, tokenizer.quantize, structure, guidance=val.get("guidance", 0.0),
                                 top_k=val.get("top_k", 1), top_p=val.get("top_p", 1.0),
                                 temperature=val.get("temperature", 1.0), generator=draw)
             if gt and val.get("token_metrics", True):
-                self._add_token_metrics(lr, *gt, guidance)
+                self._add_token_metrics(net, lr, *gt, structure)
             return tokenizer.to_image(tokenizer.decode(made.f_hat), lr)
 
         gt = [self.gt] if hasattr(self, "gt") else []
-        self.output = self.run_tiled(upscale, tokenizer.image_side // self.opt["scale"], *gt)
-        net.train(training)
+        return self.run_tiled(upscale, tokenizer.image_side // self.opt["scale"], *gt)
 
-    def _add_token_metrics(self, lr: torch.Tensor, gt: torch.Tensor, guidance: torch.Tensor | None) -> None:
+    def _add_token_metrics(self, net: torch.nn.Module, lr: torch.Tensor, gt: torch.Tensor,
+                           structure: torch.Tensor | None) -> None:
         """Log how well the tokens of held-out GT are predicted from their LR, teacher-forced."""
         _, tokens, teacher = self._encode(gt, lr)
         quality = torch.full((len(lr),), GOOD, device=self.device)
-        logits = self.net_eval(lr, teacher, quality, guidance).logits
+        logits = net(lr, teacher, quality, structure).logits
         spans = self.tokenizer.schedule.spans
         self.scale_log.add("val/cross_entropy", len(lr) * scale_cross_entropy(logits, tokens, spans), len(lr))
         self.scale_log.add("val/accuracy", len(lr) * scale_accuracy(logits, tokens, spans), len(lr))
 
 
-def _arguments(network_opt: dict) -> dict:
-    """Return a network's options with the defaults of its constructor filled in."""
-    parameters = inspect.signature(ARCH_REGISTRY.get(network_opt["type"])).parameters.values()
-    return {**{parameter.name: parameter.default for parameter in parameters}, **network_opt}
-
-
 def _check_networks(opt: dict) -> None:
-    if "network_tokenizer" not in opt:
+    if not isinstance(opt.get("network_tokenizer"), dict):
         raise UserError("network_tokenizer: missing; AlignVARModel needs the tokenizer whose tokens it predicts.")
     types = opt["network_g"]["type"], opt["network_tokenizer"]["type"]
     if types != ("AlignVAR", "AlignVARTokenizer"):
@@ -146,44 +157,57 @@ def _check_networks(opt: dict) -> None:
     if not opt["path"].get("pretrain_network_tokenizer"):
         raise UserError("path.pretrain_network_tokenizer: missing; train a tokenizer first (options/tokenizer_x4.yml) "
                         "or name the one that ships, alignvar_arch:weights/tokenizer_x4_small.safetensors.")
-    transformer, tokenizer = _arguments(opt["network_g"]), _arguments(opt["network_tokenizer"])
+    transformer, tokenizer = arguments(opt["network_g"]), arguments(opt["network_tokenizer"])
     for key in ("codebook_size", "latent_dim", "scales"):
-        own, other = (list(x) if isinstance(x, (list, tuple)) else x for x in (transformer[key], tokenizer[key]))
-        if own != other:
-            raise UserError(f"network_g.{key} is {own} but network_tokenizer.{key} is {other}; the transformer must be "
-                            "built for the tokenizer it reads.")
-    side = tokenizer["scales"][-1] * 2 ** (len(tokenizer["ch_mult"]) - 1)
-    if side % opt["scale"]:
-        raise UserError(f"scale: the tokenizer's pictures have {side} pixels a side, not a multiple of {opt['scale']}.")
-    gt_size = opt["datasets"].get("train", {}).get("gt_size", side)
-    if gt_size != side:
-        raise UserError(f"datasets.train.gt_size is {gt_size}, but the tokenizer's scales describe pictures of {side}.")
+        if transformer[key] != tokenizer[key]:
+            raise UserError(f"network_g.{key} is {transformer[key]} but network_tokenizer.{key} is {tokenizer[key]}; "
+                            "the transformer must be built for the tokenizer it reads.")
 
 
-def _check_losses(opt: dict) -> None:
-    if not opt["is_train"]:
+def _check_weights(opt: dict) -> None:
+    """Refuse weights of other settings, and a transformer that was trained on another tokenizer's codes."""
+    path = opt["path"]
+    states, metadata = checkpoints.read(path["pretrain_network_tokenizer"])
+    check_same_network(opt, "network_tokenizer", metadata)
+    if not path.get("pretrain_network_g"):
         return
-    if not opt["train"].get("ce_opt"):
+    metadata = checkpoints.read(path["pretrain_network_g"])[1]
+    check_same_network(opt, "network_g", metadata)
+    state = states.get(path.get("param_key_tokenizer", "params_ema"), states.get("params", {}))
+    embedding = state.get("quantize.embedding.weight")
+    if embedding is not None and metadata.get("codebook", codebook_hash(embedding)) != codebook_hash(embedding):
+        raise UserError(f"path.pretrain_network_tokenizer: {path['pretrain_network_g']} was trained on the codes of "
+                        f"another tokenizer than {path['pretrain_network_tokenizer']}; use two that belong together.")
+
+
+def _check_losses(train: dict) -> None:
+    if not train.get("ce_opt"):
         raise UserError("train.ce_opt: missing; AlignVAR learns from a TokenCrossEntropyLoss.")
-    for key in ("ce_opt", "hcc_opt"):
-        arguments = dict(opt["train"].get(key) or {"type": "HCCLoss"})
+    for key in ("pixel_opt", "perceptual_opt"):
+        if train.get(key):
+            raise UserError(f"train.{key}: AlignVAR learns from tokens; it has ce_opt and hcc_opt instead.")
+    for key, kind in (("ce_opt", TokenCrossEntropyLoss), ("hcc_opt", HCCLoss)):
+        if not train.get(key):
+            continue
+        arguments_ = dict(train[key])
+        loss = LOSS_REGISTRY.get(arguments_.pop("type"))
+        if not issubclass(loss, kind):
+            raise UserError(f"train.{key}.type: is {loss.__name__}, but must be {kind.__name__}.")
         try:
-            LOSS_REGISTRY.get(arguments.pop("type"))(**arguments)
+            loss(**arguments_)
         except ValueError as error:
             raise UserError(f"train.{key}: {error}.") from error
 
 
 def _check_guidance(opt: dict) -> None:
-    cfg = (opt.get("val") or {}).get("guidance", 0)
-    if cfg < 0:
-        raise UserError(f"val.guidance is {cfg}; it is 0 (off) or positive.")
-    if not cfg:
-        return
     if opt["is_train"]:
         rate = opt["train"].get("bad_quality_rate", 0.0)
     else:
-        path = opt["path"].get("pretrain_network_g")
-        rate = float(checkpoints.read(path)[1].get("bad_quality_rate", 0.0)) if path else 0.0
+        metadata = checkpoints.read(opt["path"]["pretrain_network_g"])[1]
+        if "bad_quality_rate" not in metadata:
+            raise UserError(f"val.guidance: {opt['path']['pretrain_network_g']} does not say whether it was trained "
+                            "with bad-quality samples, which guidance needs; set val.guidance to 0.")
+        rate = float(metadata["bad_quality_rate"])
     if rate == 0:
-        raise UserError(f"val.guidance is {cfg}, but this model was trained without bad-quality samples "
-                        "(train.bad_quality_rate 0), so there is nothing to guide away from; set val.guidance to 0.")
+        raise UserError("val.guidance: this model was trained without bad-quality samples (train.bad_quality_rate 0), "
+                        "so there is nothing to guide away from; set val.guidance to 0.")

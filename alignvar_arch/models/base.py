@@ -1,5 +1,8 @@
 """What both AlignVAR models add to SRModel: EMA with buffers, checkpoints with metadata, pictures of any size."""
+import hashlib
+import inspect
 import json
+import math
 import os
 from collections.abc import Callable
 
@@ -8,7 +11,9 @@ from basicsr.archs import build_network
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
+from basicsr.utils.registry import ARCH_REGISTRY
 
+from alignvar_arch.errors import UserError
 from alignvar_arch.inference.tiles import tiled
 from alignvar_arch.models.scale_log import ScaleLog
 
@@ -22,17 +27,18 @@ class TokenModel(SRModel):
     scale_log: ScaleLog
 
     def init_training_settings(self):
-        train_opt = self.opt["train"]
+        train_opt, load_path = self.opt["train"], self.opt["path"].get("pretrain_network_g")
         self.net_g.train()
         self.ema_decay = train_opt.get("ema_decay", 0)
+        # Resuming loads weights too, but its average is as old as its iteration says.
+        self.from_scratch = load_path is None or bool(self.opt["path"].get("resume_state"))
         if self.ema_decay > 0:
             get_root_logger().info(f"Use Exponential Moving Average with decay: {self.ema_decay}")
             self.net_g_ema = build_network(self.opt["network_g"]).to(self.device).eval()
-            load_path = self.opt["path"].get("pretrain_network_g")
-            if load_path is not None:
-                self.load_network(self.net_g_ema, load_path, self.opt["path"].get("strict_load_g", True), "params_ema")
-            else:
+            if load_path is None:
                 self.model_ema(0)
+            else:
+                self.load_network(self.net_g_ema, load_path, self.opt["path"].get("strict_load_g", True), "params_ema")
         self.build_losses()
         self.setup_optimizers()
         self.setup_schedulers()
@@ -41,10 +47,21 @@ class TokenModel(SRModel):
         """Set up the losses that the options name."""
         raise NotImplementedError(f"{type(self).__name__} must build its losses")
 
-    def step_ema(self, current_iter: int) -> None:
-        """Average with ``ema_decay``, less in the first steps, so that the start is soon forgotten."""
+    def feed_data(self, data):
+        self.__dict__.pop("gt", None)  # a test set without GT must not meet the last batch's
+        super().feed_data(data)
+
+    def optimise(self, loss: torch.Tensor, current_iter: int) -> None:
+        """Take one step down ``loss``, with the options' clipping and averaging."""
+        self.optimizer_g.zero_grad()
+        loss.backward()
+        if self.opt["train"].get("grad_clip"):
+            torch.nn.utils.clip_grad_norm_(self.net_g.parameters(), self.opt["train"]["grad_clip"])
+        self.optimizer_g.step()
         if self.ema_decay > 0:
-            self.model_ema(min(self.ema_decay, current_iter / (current_iter + 9)))
+            # The first steps from scratch count less in the average, so that the start is soon forgotten.
+            warm = current_iter / (current_iter + 9) if self.from_scratch else 1.0
+            self.model_ema(min(self.ema_decay, warm))
 
     @torch.no_grad()
     def model_ema(self, decay=0.999):
@@ -54,23 +71,31 @@ class TokenModel(SRModel):
         for own, trained in zip(ema.buffers(), net.buffers(), strict=True):
             own.copy_(trained)
 
-    @property
-    def net_eval(self) -> torch.nn.Module:
-        """The network to validate and test with: the averaged one where there is one."""
-        return self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
+    def make_picture(self, net: torch.nn.Module) -> torch.Tensor:
+        """Return the picture (1, 3, H, W) in [0, 1] that ``net`` makes of the current data."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it makes of a picture")
+
+    @torch.no_grad()
+    def test(self):
+        """Make a picture with the averaged network where there is one."""
+        net = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
+        training = net.training
+        net.eval()
+        self.output = self.make_picture(net)
+        net.train(training)
 
     def run_tiled(self, function: Callable[..., torch.Tensor], tile: int, *others: torch.Tensor) -> torch.Tensor:
         """Apply ``function`` to the current LR and ``others``, tiles of ``tile`` LR pixels: (1, 3, H, W) in [0, 1]."""
-        val = self.opt.get("val", {})
+        val = self.opt.get("val") or {}
         return tiled(function, self.lq, *others, scale=self.opt["scale"], tile=tile,
                      overlap=val.get("tile_overlap", 8), batch=val.get("tile_batch", 8)).clamp(0, 1)
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
         super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
-        self.scale_log.report(f"Since the last validation ({dataloader.dataset.opt['name']})", tb_logger, current_iter)
+        self.scale_log.report(dataloader.dataset.opt["name"], tb_logger, current_iter)
 
     def metadata(self, current_iter: int) -> dict[str, str]:
-        """What a checkpoint says of itself: the network's options, the iteration."""
+        """What a checkpoint says of itself: the network's options, the scale, the iteration."""
         return {"network": json.dumps(self.opt["network_g"]), "scale": str(self.opt["scale"]),
                 "iter": str(current_iter)}
 
@@ -85,3 +110,58 @@ class TokenModel(SRModel):
         path = os.path.join(self.opt["path"]["models"], f"{net_label}_{name}.pth")
         torch.save(content, path + ".tmp")
         os.replace(path + ".tmp", path)
+
+
+def arguments(network_opt: dict) -> dict:
+    """Return a network's options with the defaults of its constructor filled in."""
+    parameters = inspect.signature(ARCH_REGISTRY.get(network_opt["type"])).parameters.values()
+    given = {**{parameter.name: parameter.default for parameter in parameters}, **network_opt}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+
+
+def codebook_hash(embedding: torch.Tensor) -> str:
+    """Name a codebook by its content, the same in float32 as after storage in float16."""
+    return hashlib.sha256(embedding.detach().half().cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def check_geometry(opt: dict, tokenizer_key: str) -> None:
+    """Raise UserError where scale, crops and tiles do not fit the pictures that the tokenizer's scales describe."""
+    tokenizer, scale = arguments(opt[tokenizer_key]), opt.get("scale")
+    side = tokenizer["scales"][-1] * 2 ** (len(tokenizer["ch_mult"]) - 1)
+    if not scale or side % scale:
+        raise UserError(f"scale: is {scale}, but {tokenizer_key} describes pictures of {side} pixels a side, which "
+                        "must be a multiple of it.")
+    gt_size = opt["datasets"].get("train", {}).get("gt_size", side)
+    if gt_size != side:
+        raise UserError(f"datasets.train.gt_size: is {gt_size}, but the scales of {tokenizer_key} describe pictures of "
+                        f"{side}.")
+    check_range(opt, "val.tile_overlap", 0, side // scale - 1, whole=True)
+    check_range(opt, "val.tile_batch", 1, whole=True)
+    check_range(opt, "train.grad_clip", 0)
+    if not opt["is_train"] and not opt["path"].get("pretrain_network_g"):
+        raise UserError("path.pretrain_network_g: missing; a test needs trained weights.")
+
+
+def check_range(opt: dict, path: str, low: float, high: float = math.inf, whole: bool = False) -> None:
+    """Raise UserError where an option, if given, is not a number from ``low`` to ``high``."""
+    block, key = path.split(".")
+    value = (opt.get(block) or {}).get(key)
+    if value is None:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not low <= value <= high or (whole and value != int(value)):
+        kind = "whole number" if whole else "number"
+        upper = "up" if high == math.inf else f"to {high}"
+        raise UserError(f"{path}: is {value!r}, but must be a {kind} from {low} {upper}.")
+
+
+def check_same_network(opt: dict, key: str, metadata: dict[str, str]) -> None:
+    """Raise UserError where weights say that they belong to other settings than ``opt[key]``, shapes aside."""
+    if "network" not in metadata:
+        return
+    stored, given = arguments(json.loads(metadata["network"])), arguments(opt[key])
+    for name in given:
+        # Stochastic depth is a matter of training, and lives in no weight.
+        if name != "drop_path" and name in stored and stored[name] != given[name]:
+            raise UserError(f"{key}.{name}: is {given[name]!r}, but {opt['path'][f'pretrain_{key}']} was trained with "
+                            f"{stored[name]!r}; use the weights' own setting.")

@@ -15,14 +15,18 @@ class ScaleLog:
         total, seen = self.sums.get(name, (0, 0))
         self.sums[name] = (total + values.detach().float(), seen + count)
 
-    def report(self, title: str, tb_logger, step: int | str) -> None:
-        """Log the means as a table, a column a scale, send them to TensorBoard, and begin anew."""
+    def report(self, data_name: str, tb_logger, step: int | str) -> None:
+        """Log the means since the last report as a table, a column a scale, and send them to TensorBoard.
+
+        Figures named ``val/…`` belong to the data set ``data_name``.
+        """
         if not self.sums:
             return
-        rows = {name: (total / seen).tolist() for name, (total, seen) in self.sums.items()}
+        rows = {name.replace("val/", f"{data_name}/"): (total / seen).tolist()
+                for name, (total, seen) in self.sums.items()}
         self.sums = {}
         width = max(map(len, rows))
-        lines = [f"{title}, by scale", " " * (width + 2) + "".join(f"{f'{s}x{s}':>9}" for s in self.sides)]
+        lines = ["By scale", " " * (width + 2) + "".join(f"{f'{s}x{s}':>9}" for s in self.sides)]
         lines += [f"  {name:<{width}}" + "".join(f"{value:9.4f}" for value in row) for name, row in rows.items()]
         get_root_logger().info("\n".join(lines))
         if tb_logger:

@@ -19,21 +19,21 @@ def laplacian_map(lr: torch.Tensor) -> torch.Tensor:
     return (around - 4 * luma).abs()
 
 
-def guidance_maps(structure: torch.Tensor, schedule: ScaleSchedule) -> torch.Tensor:
-    """Return s̄ of all scales as one sequence (B, L, 1) in [0, 1] from a structure map (B, 1, h, w).
+def structure_maps(source: torch.Tensor, schedule: ScaleSchedule) -> torch.Tensor:
+    """Return s̄ of all scales as one sequence (B, L, 1) in [0, 1] from a map (B, 1, h, w).
 
     Area-downsampled, then min–max normalised per image and scale; 0 where the range is under 1e-6.
     """
     maps = []
     for side in schedule.sides:
-        small = F.interpolate(structure, size=(side, side), mode="area").flatten(1)
+        small = F.interpolate(source, size=(side, side), mode="area").flatten(1)
         low, high = small.amin(1, keepdim=True), small.amax(1, keepdim=True)
         maps.append(torch.where(high - low < FLAT, 0.0, (small - low) / (high - low).clamp(min=FLAT)))
     return torch.cat(maps, dim=1).unsqueeze(-1)
 
 
 class MaskGenerator(nn.Module):
-    """m = σ(MLP([e, s̄])), one number a token: tokens (B, N, C) and guidance (B, N, 1) → (B, N, 1) in (0, 1).
+    """m = σ(MLP([e, s̄])), one number a token: tokens (B, N, C) and structure (B, N, 1) → (B, N, 1) in (0, 1).
 
     The last layer starts at N(0, 0.02) with bias −2, so that a fresh gate is nearly closed.
     """
@@ -46,5 +46,5 @@ class MaskGenerator(nn.Module):
         nn.init.normal_(self.fc2.weight, std=0.02)
         nn.init.constant_(self.fc2.bias, -2.0)
 
-    def forward(self, tokens: torch.Tensor, guidance: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.silu(self.fc1(torch.cat([tokens, guidance.to(tokens.dtype)], dim=-1)))).sigmoid()
+    def forward(self, tokens: torch.Tensor, structure: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.silu(self.fc1(torch.cat([tokens, structure.to(tokens.dtype)], dim=-1)))).sigmoid()
