@@ -111,7 +111,7 @@ def test_alignvar_trains_logs_by_scale_resumes_and_tests(transformer_options):
     assert main(["test", "-opt", write(test)]) == 0
     made = Path("results/alignvar_test/visualization/Val")
     first = {path.name: path.read_bytes() for path in made.glob("*.png")}
-    assert len(first) == 5
+    assert len(first) == 5 and all(cv2.imread(str(path)).std() > 0 for path in made.glob("*.png"))
     test["manual_seed"] = 7  # sampled, but from its own seed
     assert main(["test", "-opt", write(test)]) == 0
     assert {path.name: path.read_bytes() for path in made.glob("*.png")} == first

@@ -30,3 +30,8 @@ def test_neighbouring_tiles_are_blended_not_cut():
     out = tiled(lambda lr: torch.full((1, 3, 8, 8), float(next(count))), lr, scale=1, tile=8, overlap=2, batch=1)
     row = out[0, 0, 0]
     assert row[0] == 0 and row[-1] == 1 and 0 < row[6] < row[7] < 1
+
+
+def test_an_overlap_of_a_whole_tile_is_refused():
+    with pytest.raises(ValueError, match="from 0 to 7"):
+        tiled(enlarge, torch.rand(1, 3, 9, 9), scale=4, tile=8, overlap=8, batch=1)

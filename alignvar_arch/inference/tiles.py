@@ -41,7 +41,12 @@ def tiled(function: Callable[..., torch.Tensor], lr: torch.Tensor, *others: torc
 
     Returns:
         (1, 3, h·scale, w·scale).
+
+    Raises:
+        ValueError: an overlap that leaves no step from tile to tile.
     """
+    if not 0 <= overlap < tile:
+        raise ValueError(f"the overlap must be from 0 to {tile - 1}, below the tile, not {overlap}")
     height, width = lr.shape[-2:]
     lr = _pad(lr, tile, tile)
     others = [_pad(x, tile * scale, tile * scale) for x in others]

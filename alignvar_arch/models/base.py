@@ -21,7 +21,7 @@ from alignvar_arch.models.scale_log import ScaleLog
 class TokenModel(SRModel):
     """An SRModel whose network sees square pictures of one size; validation tiles whatever it is given.
 
-    Options read from ``val``: ``tile_overlap`` (LR pixels, default 8) and ``tile_batch`` (tiles at once, default 8).
+    Options read from ``val``: ``tile_overlap`` (LR pixels, default a quarter of a tile) and ``tile_batch`` (tiles at once, default 8).
     """
 
     scale_log: ScaleLog
@@ -88,7 +88,7 @@ class TokenModel(SRModel):
         """Apply ``function`` to the current LR and ``others``, tiles of ``tile`` LR pixels: (1, 3, H, W) in [0, 1]."""
         val = self.opt.get("val") or {}
         return tiled(function, self.lq, *others, scale=self.opt["scale"], tile=tile,
-                     overlap=val.get("tile_overlap", 8), batch=val.get("tile_batch", 8)).clamp(0, 1)
+                     overlap=val.get("tile_overlap", tile // 4), batch=val.get("tile_batch", 8)).clamp(0, 1)
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
         super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
