@@ -72,14 +72,36 @@ CHANGED = [
     ("datasets.train.prefetch_mode", "gpu", ["prefetch_mode", "cuda"]),
     ("datasets.train.gt_size", 64, ["gt_size", "24x24", "64"]),
     ("network_g.num_block", "many", ["network_g", "MSRResNet"]),
-    ("name", "../elsewhere", ["name"]),
+    *[("name", name, ["opt.yml: name"]) for name in ("../elsewhere", "..", ".", " ", "a\nb", "a\0b", "a" * 129, 5)],
+    ("datasets.val.name", "../../elsewhere", ["datasets.val.name", "'../../elsewhere'"]),
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "words"), CHANGED, ids=[f"{key}={value}" for key, value, _ in CHANGED])
+@pytest.mark.parametrize(("key", "value", "words"), CHANGED, ids=[f"{key}={value!r:.30}" for key, value, _ in CHANGED])
 def test_a_wrong_value_is_named(tiny, capsys, key, value, words):
     put(tiny, key, value)
     refused(capsys, ["train", "-opt", write(tiny)], *words)
+
+
+def test_two_validation_sets_of_one_name_are_refused(tiny, capsys):
+    tiny["datasets"]["val_2"] = dict(tiny["datasets"]["val"])
+    refused(capsys, ["train", "-opt", write(tiny)], "datasets.val_2.name", "datasets.val", "rename")
+
+
+@pytest.mark.parametrize("place", ["experiments", "experiments/tiny", "experiments/tiny/models", "tb_logger"])
+@pytest.mark.parametrize("kind", ["file", "dangling link", "not writable"])
+def test_a_place_that_cannot_hold_results_is_refused(tiny, capsys, monkeypatch, place, kind):
+    put(tiny, "logger.use_tb_logger", True)
+    path = Path(place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "file":
+        path.write_text("mine")
+    elif kind == "dangling link":
+        path.symlink_to("/nowhere/at/all")
+    else:
+        path.mkdir()  # the tests may run as root, who may write anywhere
+        monkeypatch.setattr(os, "access", lambda asked, mode: not str(asked).endswith(place))
+    refused(capsys, ["train", "-opt", write(tiny)], place, "not writable" if kind == "not writable" else "is not a folder")
 
 
 @pytest.mark.parametrize(

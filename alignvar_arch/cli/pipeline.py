@@ -8,6 +8,7 @@ from pathlib import Path
 from basicsr.utils import logger as basicsr_logger
 
 from alignvar_arch import options
+from alignvar_arch.errors import UserError
 
 
 def run_pipeline(module, pipeline, argv: list[str], is_train: bool) -> None:
@@ -15,7 +16,10 @@ def run_pipeline(module, pipeline, argv: list[str], is_train: bool) -> None:
 
     An interruption passes on with the command that resumes, where there is something to resume from.
     """
-    root = os.getcwd()
+    try:
+        root = os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder has been deleted, and results go there; change to another.") from error
     command = f"basicsr {'train' if is_train else 'test'}"
     parsed = options.parse_options(root, is_train, argv, command)
     close_logger()

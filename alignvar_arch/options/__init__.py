@@ -4,6 +4,7 @@ import argparse
 import os
 import random
 import sys
+from pathlib import Path
 
 import torch
 from basicsr.utils import set_random_seed
@@ -14,6 +15,8 @@ from alignvar_arch.errors import UserError
 from alignvar_arch.options import reader
 
 __all__ = ["Parser", "parse_options", "validated"]
+
+MADE_FOLDERS = ("experiments_root", "results_root", "models", "training_states", "log", "visualization")
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,8 +78,7 @@ def validated(args: argparse.Namespace, root: str, is_train: bool) -> tuple[dict
         check.check_device(opt, args.launcher)
         _check_trained(opt, args.opt)
         dropped = check.check_content(opt, _resumes(opt))
-        if not os.access(root, os.W_OK):
-            raise UserError(f"the current folder {root} is not writable, and results go there; run it elsewhere.")
+        _check_places(opt, root)
     except UserError as error:
         raise UserError(f"{args.opt}: {error}") from error
     finally:
@@ -92,6 +94,20 @@ def _check_trained(opt: dict, file: str) -> None:
             trainer = file.replace("_test.yml", ".yml")
             command = f": basicsr train -opt {trainer}" if trainer != file and os.path.isfile(trainer) else ""
             raise UserError(f"path.{key}: there is no {path} here; train {path.split('/')[1]} first{command}.")
+
+
+def _check_places(opt: dict, root: str) -> None:
+    """Refuses folders that a run could not make or write to, before it makes the first one."""
+    wanted = [opt["path"][key] for key in MADE_FOLDERS if key in opt["path"]]
+    if opt["is_train"] and opt["logger"].get("use_tb_logger"):
+        wanted.append(os.path.join(root, "tb_logger", opt["name"]))
+    for folder in wanted:
+        for place in (*reversed(Path(folder).relative_to(root).parents), Path(folder).relative_to(root)):
+            full = Path(root, place)
+            if os.path.lexists(full) and not full.is_dir():
+                raise UserError(f"{full} is not a folder, and results go there; move it away.")
+            if full.is_dir() and not os.access(full, os.W_OK | os.X_OK):
+                raise UserError(f"the folder {full} is not writable, and results go there; run it elsewhere.")
 
 
 def _resumes(opt: dict) -> bool:

@@ -24,6 +24,7 @@ _LOADER = ("basicsr.data", "basicsr.train", "basicsr.utils.options")
 _COMPLETED = {"is_train", "dist", "rank", "world_size", "auto_resume", "root_path", "manual_seed"}  # never in the file
 _PATH_PREFIXES = ("pretrain_network_", "param_key_", "strict_load_")
 _PATH_KEYS = ("resume_state", "ignore_resume_networks", "strict_load", "pretrain_network", "param_key")
+_LONGEST_NAME = 128  # bytes; BasicSR adds dates and image names to it, and file systems allow 255
 _SCHEDULERS = {
     "MultiStepLR": lr_scheduler.MultiStepRestartLR,
     "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
@@ -65,8 +66,7 @@ def check_structure(opt: dict, is_train: bool) -> None:
             if key == "val" and opt[key] is None and is_train:
                 continue
             raise UserError(f"{key}: is {opt[key]!r}, but must be a block of keys.")
-    if not isinstance(opt["name"], str) or not opt["name"] or os.path.basename(opt["name"]) != opt["name"]:
-        raise UserError(f"name: is {opt['name']!r}, but must be a word that can name a folder.")
+    _check_name(opt["name"], "name")
     model = registered(MODEL_REGISTRY, opt["model_type"], "model_type")
     _check_keys(opt, _strings(_LOOP) | known_keys.known(model) | _UNREAD, "")
     for block in ("train", "val", "logger"):
@@ -77,6 +77,15 @@ def check_structure(opt: dict, is_train: bool) -> None:
         _check_types(opt if block == "" else opt.get(block) or {}, block, _TYPES[block])
     _check_required(opt, model, is_train)
     _check_datasets(opt, is_train)
+
+
+def _check_name(name, path: str) -> None:
+    """Refuses what cannot name a folder, or names one elsewhere."""
+    if not isinstance(name, str) or not name.isprintable() or "/" in name or name.strip(" .") == "" \
+            or len(name.encode()) > _LONGEST_NAME:
+        shown = f"{str(name)[:40]!r} …" if len(str(name)) > 40 else repr(name)
+        raise UserError(f"{path}: is {shown}, but must be a word that can name a folder, of at most {_LONGEST_NAME} "
+                        "bytes.")
 
 
 def _strings(packages: tuple[str, ...]) -> frozenset[str]:
@@ -163,6 +172,7 @@ def _check_datasets(opt: dict, is_train: bool) -> None:
         raise UserError("datasets: it names no dataset.")
     if is_train and "train" not in opt["datasets"]:
         raise UserError("datasets.train: this key is missing.")
+    names: dict[str, str] = {}
     for phase, block in opt["datasets"].items():
         path = f"datasets.{phase}"
         kind = phase.split("_")[0]
@@ -173,6 +183,10 @@ def _check_datasets(opt: dict, is_train: bool) -> None:
         if not isinstance(block, dict):
             raise UserError(f"{path}: is {block!r}, but must be a block of keys.")
         _need(block, ("name", "type"), path)
+        _check_name(block["name"], f"{path}.name")
+        if kind != "train" and names.setdefault(block["name"], path) != path:
+            raise UserError(f"{path}.name: {block['name']!r} names {names[block['name']]} too, and their pictures "
+                            "would share a folder; rename one.")
         dataset = registered(DATASET_REGISTRY, block["type"], f"{path}.type")
         _check_keys(block, _strings(_LOADER) | known_keys.known(dataset) | _UNREAD, path)
         _check_types(block, path, _TYPES["datasets"])
