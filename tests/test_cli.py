@@ -101,7 +101,8 @@ def test_a_place_that_cannot_hold_results_is_refused(tiny, capsys, monkeypatch, 
     else:
         path.mkdir()  # the tests may run as root, who may write anywhere
         monkeypatch.setattr(os, "access", lambda asked, mode: not str(asked).endswith(place))
-    refused(capsys, ["train", "-opt", write(tiny)], place, "not writable" if kind == "not writable" else "is not a folder")
+    reason = "is not writable" if kind == "not writable" else "is not a folder"
+    refused(capsys, ["train", "-opt", write(tiny)], place, reason)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +203,14 @@ def test_train_runs_exactly_total_iter_and_resumes_on_the_cpu(tiny, capsys):
     assert [f"iter:{i:8}" in resumed for i in (4, 5, 8, 9)] == [False, True, True, False]
     assert torch.load(folder / "training_states/8.state", weights_only=False)["iter"] == 8
     assert not list(Path("experiments").glob("*archived*"))
+    kept = (folder / "opt.yml").read_text()
+    refused(capsys, [*command, "--auto_resume", "--force_yml", "network_g:num_feat=16"], "net_g_8.pth", "(16, 3, 3, 3)")
+    weights = folder / "models/net_g_8.pth"
+    weights.write_bytes(weights.read_bytes()[:900])
+    refused(capsys, [*command, "--auto_resume"], "cannot resume", "net_g_8.pth", "truncated")
+    (folder / "training_states/9.state").write_bytes(b"<html>")
+    refused(capsys, [*command, "--auto_resume"], "9.state", "remove it")
+    assert (folder / "opt.yml").read_text() == kept
 
 
 def test_training_and_validation_share_an_lmdb_with_workers(tiny):
@@ -222,9 +231,28 @@ def test_training_and_validation_share_an_lmdb_with_workers(tiny):
 
 def test_a_batch_larger_than_the_data_is_refused(tiny, capsys):
     put(tiny, "datasets.train.batch_size_per_gpu", 12)
-    assert main(["train", "-opt", write(tiny)]) == 2
-    assert "batch of 12 is larger than the 11 images" in capsys.readouterr().err
-    assert not list(Path("experiments").rglob("*.pth"))
+    refused(capsys, ["train", "-opt", write(tiny)], "batch of 12 is larger than the 11 images")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"meta_info_file": "none.txt"}, ["datasets.train", "no images"]),
+        ({"mean": "abc", "std": [1, 1, 1]}, ["datasets.train", "PairedImageDataset"]),
+        ({"type": "SingleImageDataset"}, ["datasets.train.type", "no GT"]),
+        ({"filename_tmpl": [1]}, ["datasets.train", "list"]),
+    ],
+)
+def test_data_that_fail_are_refused_before_anything_is_made(tiny, capsys, changes, words):
+    Path("none.txt").write_text("")
+    tiny["datasets"]["train"].update(changes)
+    refused(capsys, ["train", "-opt", write(tiny)], *words)
+
+
+def test_a_metric_that_compares_needs_gt(tiny_test, capsys):
+    del tiny_test["datasets"]["test_1"]["dataroot_gt"]
+    put(tiny_test, "datasets.test_1.type", "SingleImageDataset")
+    refused(capsys, ["test", "-opt", write(tiny_test)], "datasets.test_1.type", "psnr")
 
 
 @pytest.mark.parametrize("mode", [None, "cpu"])

@@ -257,8 +257,8 @@ def test_resuming_keeps_a_frozen_network_and_asks_for_a_saved_one(tmp_path):
     models, states = tmp_path / "models", tmp_path / "states"
     models.mkdir()
     states.mkdir()
-    torch.save({"iter": 9, "epoch": 1, "optimizers": [], "schedulers": []}, states / "9.state")
-    torch.save({"iter": 10, "epoch": 1, "optimizers": [], "schedulers": []}, states / "10.state")
+    torch.save({"iter": 9, "epoch": 1, "optimizers": [{"param_groups": []}], "schedulers": [{}]}, states / "9.state")
+    torch.save({"iter": 10, "epoch": 1, "optimizers": [{"param_groups": []}], "schedulers": [{}]}, states / "10.state")
     (models / "net_g_10.pth").write_bytes(b"")
     path = {"models": str(models), "training_states": str(states), "log": str(tmp_path), "resume_state": None,
             "visualization": str(tmp_path / "v"), "pretrain_network_g": "given.pth", "param_key_g": "params_ema",

@@ -8,6 +8,7 @@ from pathlib import Path
 from basicsr.utils import logger as basicsr_logger
 
 from alignvar_arch import options
+from alignvar_arch.cli.datasets import Builder
 from alignvar_arch.errors import UserError
 
 
@@ -22,9 +23,11 @@ def run_pipeline(module, pipeline, argv: list[str], is_train: bool) -> None:
         raise UserError("the current folder has been deleted, and results go there; change to another.") from error
     command = f"basicsr {'train' if is_train else 'test'}"
     parsed = options.parse_options(root, is_train, argv, command)
-    close_logger()
-    original = module.parse_options
-    module.parse_options = lambda root_path, is_train=True: parsed
+    build_dataset = Builder(parsed[0])
+    close_logger()  # it has no file yet
+    options.seed(parsed[0])  # the builder has drawn a crop
+    originals = module.parse_options, module.build_dataset
+    module.parse_options, module.build_dataset = lambda root_path, is_train=True: parsed, build_dataset
     try:
         pipeline(root)
     except BaseException as error:
@@ -32,7 +35,7 @@ def run_pipeline(module, pipeline, argv: list[str], is_train: bool) -> None:
             error.args = (_how_to_resume(parsed[0], command, argv),)
         raise
     finally:
-        module.parse_options = original
+        module.parse_options, module.build_dataset = originals
         close_logger()
 
 

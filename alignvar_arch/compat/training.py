@@ -13,7 +13,6 @@ from collections import Counter
 from pathlib import Path
 
 import basicsr.data
-import basicsr.test
 import basicsr.train
 import numpy as np
 import torch
@@ -30,8 +29,6 @@ def install() -> None:
     basicsr.train.load_resume_state = _load_resume_state
     basicsr.train.EnlargedSampler = StoppingSampler
     basicsr.train.create_train_val_dataloader = _exact_iterations(basicsr.train.create_train_val_dataloader)
-    basicsr.train.build_dataset = _not_empty(basicsr.train.build_dataset)
-    basicsr.test.build_dataset = _not_empty(basicsr.test.build_dataset)
     basicsr.train.MessageLogger = _MessageLogger
     patch.everywhere(misc.mkdir_and_rename, _mkdir_and_rename)
     basicsr.data.worker_init_fn = _seed_worker
@@ -40,6 +37,15 @@ def install() -> None:
 
 
 def _load_resume_state(opt: dict) -> dict | None:
+    """Reads the state to resume from, and makes the folders that another experiment's state may come without."""
+    state = read_resume_state(opt)
+    if state is not None:
+        for key in ("models", "training_states", "log", "visualization"):
+            os.makedirs(opt["path"][key], exist_ok=True)
+    return state
+
+
+def read_resume_state(opt: dict) -> dict | None:
     """Finds and reads the state to resume from, and points the networks at that iteration's weights.
 
     BasicSR asks for the current CUDA device (train.py:85), unpickles anything, and then names `net_X_ITER.pth` for
@@ -53,6 +59,9 @@ def _load_resume_state(opt: dict) -> dict | None:
         with torch.serialization.safe_globals([Counter]):
             state = torch.load(path, map_location="cpu", weights_only=True)
         iteration = state["iter"]
+        if not (isinstance(iteration, int) and isinstance(state["epoch"], int) and state["optimizers"]
+                and all("param_groups" in optimizer for optimizer in state["optimizers"]) and state["schedulers"]):
+            raise ValueError("parts are missing")
     except Exception as error:  # torch raises pickle, zip, runtime and OS errors here, by what the file holds
         raise UserError(f"{path} is not a training state, or a truncated one; "
                         "remove it to resume from the one before.") from error
@@ -70,8 +79,6 @@ def _load_resume_state(opt: dict) -> dict | None:
         for name in (f"pretrain_{key}", f"param_key_{label}"):
             if name in given:
                 opt["path"][name] = given[name]
-    for key in ("models", "training_states", "log", "visualization"):
-        os.makedirs(opt["path"][key], exist_ok=True)
     opt["path"]["resume_from"] = {"epoch": state["epoch"], "iter": iteration}
     return state
 
@@ -102,12 +109,8 @@ def _exact_iterations(create):
 
     def wrapper(opt, logger):
         loader, sampler, val_loaders, _, total = create(opt, logger)
+        check_batch(loader.batch_size, len(sampler))
         per_epoch = len(loader)
-        if per_epoch == 0:
-            raise UserError(
-                f"datasets.train: a batch of {loader.batch_size} is larger than the {len(sampler)} images of an epoch; "
-                "lower batch_size_per_gpu or raise dataset_enlarge_ratio."
-            )
         start = opt["path"].get("resume_from", {"epoch": 0, "iter": 0})
         left = max(total - start["iter"], 0)
         epochs = math.ceil(left / per_epoch)
@@ -120,6 +123,13 @@ def _exact_iterations(create):
         return loader, sampler, val_loaders, total_epochs, total
 
     return wrapper
+
+
+def check_batch(batch_size: int, images: int) -> None:
+    """Raises UserError where an epoch's `images` (of one process) do not fill one batch."""
+    if images < batch_size:
+        raise UserError(f"datasets.train: a batch of {batch_size} is larger than the {images} images of an epoch; "
+                        "lower batch_size_per_gpu or raise dataset_enlarge_ratio.")
 
 
 class _MessageLogger(basicsr.train.MessageLogger):
@@ -144,19 +154,6 @@ def _mkdir_and_rename(path: str) -> None:
         print(f"Path already exists. Rename it to {archive}", flush=True)
         os.rename(path, archive)
     os.makedirs(path, exist_ok=True)
-
-
-def _not_empty(build):
-    """Refuses an empty data set, which BasicSR answers with ZeroDivisionError. Goes when BasicSR says so itself."""
-
-    def wrapper(dataset_opt):
-        dataset = build(dataset_opt)
-        if len(dataset) == 0:
-            name = dataset_opt.get("name", dataset_opt["type"])
-            raise UserError(f"datasets: {name} has no images; check its dataroot.")
-        return dataset
-
-    return wrapper
 
 
 def _seed_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:

@@ -61,8 +61,13 @@ def parse_options(root_path: str, is_train: bool = True, argv: list[str] | None 
     if opt["dist"]:
         init_dist(args.launcher, **(opt.get("dist_params") or {} if args.launcher == "slurm" else {}))
         opt["rank"], opt["world_size"] = get_dist_info()
-    set_random_seed(opt["manual_seed"] + opt["rank"])
+    seed(opt)
     return opt, args
+
+
+def seed(opt: dict) -> None:
+    """Seeds as BasicSR's parse_options does."""
+    set_random_seed(opt["manual_seed"] + opt["rank"])
 
 
 def validated(args: argparse.Namespace, root: str, is_train: bool) -> tuple[dict, list[str]]:
@@ -77,7 +82,7 @@ def validated(args: argparse.Namespace, root: str, is_train: bool) -> tuple[dict
         complete(opt, args, root, is_train)
         check.check_device(opt, args.launcher)
         _check_trained(opt, args.opt)
-        dropped = check.check_content(opt, _resumes(opt))
+        dropped = check.check_content(opt)
         _check_places(opt, root)
     except UserError as error:
         raise UserError(f"{args.opt}: {error}") from error
@@ -108,11 +113,6 @@ def _check_places(opt: dict, root: str) -> None:
                 raise UserError(f"{full} is not a folder, and results go there; move it away.")
             if full.is_dir() and not os.access(full, os.W_OK | os.X_OK):
                 raise UserError(f"the folder {full} is not writable, and results go there; run it elsewhere.")
-
-
-def _resumes(opt: dict) -> bool:
-    states = opt["path"].get("training_states")
-    return opt["auto_resume"] and states is not None and os.path.isdir(states) and bool(os.listdir(states))
 
 
 def complete(opt: dict, args: argparse.Namespace, root: str, is_train: bool) -> None:

@@ -10,6 +10,7 @@ from basicsr.models.video_base_model import VideoBaseModel
 from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
 
 from alignvar_arch.compat.registries import nearest
+from alignvar_arch.compat.training import read_resume_state
 from alignvar_arch.errors import UserError
 from alignvar_arch.options import known_keys
 from alignvar_arch.options.components import check_arguments, check_losses, check_metrics, check_networks, registered
@@ -225,7 +226,7 @@ def check_device(opt: dict, launcher: str) -> None:
         raise UserError(f"model_type: {opt['model_type']} of BasicSR 1.4.2 is a video model and works on CUDA only.")
 
 
-def check_content(opt: dict, resuming: bool) -> list[str]:
+def check_content(opt: dict) -> list[str]:
     """Checks what the completed options name: files, networks, losses, metrics, and the plugin classes' own rules.
 
     Returns:
@@ -242,9 +243,11 @@ def check_content(opt: dict, resuming: bool) -> list[str]:
         check_losses(opt["train"], required_type=model.__module__.startswith("basicsr."))
     dropped = check_metrics(opt["val"]) if opt.get("val") else []
     state = opt["path"].get("resume_state")
-    if state and not os.path.isfile(state):
-        raise UserError(f"path.resume_state: there is no file {state}.")
-    check_networks(opt, resuming or bool(state))
+    if state is not None and not (isinstance(state, str) and os.path.isfile(state)):
+        raise UserError(f"path.resume_state: there is no file {state!r}.")
+    if opt["is_train"]:
+        read_resume_state(opt)  # from here on `path` names the weights that the run will read
+    check_networks(opt)
     if hasattr(model, "check_options"):
         _call_hook(model, opt, "")
     return dropped

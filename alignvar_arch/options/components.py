@@ -4,7 +4,6 @@ import ast
 import contextlib
 import inspect
 import io
-import os
 import textwrap
 import warnings
 
@@ -76,14 +75,14 @@ def _reads_kwargs(target) -> bool:
     return any(isinstance(node, ast.Name) and node.id == variable for node in ast.walk(tree))
 
 
-def check_networks(opt: dict, resuming: bool) -> None:
+def check_networks(opt: dict) -> None:
     """Checks each block `network_*` and the weights named for it in `path`; builds networks without memory."""
     for key in [key for key in opt if key.startswith("network_")]:
         network_class = component(ARCH_REGISTRY, opt[key], key)
         if getattr(network_class, "__name__", "") == "SwinIR" and opt[key].get("use_checkpoint"):
             raise UserError(f"{key}.use_checkpoint: SwinIR of BasicSR 1.4.2 fails with it; set false.")
         network = build(network_class, opt[key], key)
-        check_weights(opt, key, network, resuming)
+        check_weights(opt, key, network)
 
 
 def build(network_class, block: dict, path: str) -> torch.nn.Module:
@@ -106,7 +105,7 @@ def build(network_class, block: dict, path: str) -> torch.nn.Module:
             raise UserError(f"{path}: {block['type']} cannot be built: {_line(error)}.") from error
 
 
-def check_weights(opt: dict, key: str, network: torch.nn.Module, resuming: bool) -> None:
+def check_weights(opt: dict, key: str, network: torch.nn.Module) -> None:
     """Resolves `path.pretrain_KEY` in place and compares the file with the network, names and shapes."""
     label = key.removeprefix("network_")
     paths = opt["path"]
@@ -114,11 +113,10 @@ def check_weights(opt: dict, key: str, network: torch.nn.Module, resuming: bool)
     if path is None:
         return
     option = f"path.pretrain_{key}"
+    if "resume_from" in paths:
+        option = f"cannot resume: {option}"
     if not isinstance(path, str):
         raise UserError(f"{option}: is {path!r}, but must be the path of a file.")
-    saved = [name for name in _list(paths.get("models")) if name.startswith(f"net_{label}_")]
-    if resuming and saved and key not in (paths.get("ignore_resume_networks") or []):
-        return  # resuming takes the experiment's own weights
     try:
         paths[f"pretrain_{key}"] = path = checkpoints.resolve(path)
         states, _ = checkpoints.read(path)
@@ -165,10 +163,6 @@ def check_metrics(val: dict) -> list[str]:
             del metrics[name]
             dropped.append(f"{path} is left out: {reason}")
     return dropped
-
-
-def _list(folder: str | None) -> list[str]:
-    return os.listdir(folder) if folder and os.path.isdir(folder) else []
 
 
 def _line(error: Exception) -> str:

@@ -77,7 +77,7 @@ def _check_pairs(dataset_class: type, block: dict, path: str) -> None:
         dataset = dataset_class(copy.deepcopy(block))
     except UserError:
         raise
-    except (AssertionError, ValueError, KeyError, IndexError, OSError) as error:
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     pairs = getattr(dataset, "paths", None)
     if not pairs or not isinstance(pairs[0], dict) or not {"lq_path", "gt_path"} <= set(pairs[0]):
