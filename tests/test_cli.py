@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import listing, write
+from PIL import Image
 
 from alignvar_arch.cli import main, plugins
 
@@ -283,6 +284,27 @@ def test_test_passes_over_an_unreadable_image(tiny_test, capsys):
     assert "none of the 11 images" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_convert_says_where_it_cannot_write(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"params": {"a": torch.zeros(2)}}, "a.pth")
+    Path("folder.safetensors").mkdir()
+    refused(capsys, ["convert", "a.pth", "-o", "folder.safetensors"], "folder.safetensors", "directory")
+    refused(capsys, ["convert", "a.pth", "-o", "/proc/a.safetensors"], "/proc/a.safetensors")
+
+
+def test_images_that_may_not_or_should_not_be_opened_are_named(tiny, capsys, monkeypatch):
+    def forbid(source):  # the tests may run as root, who may read anything
+        raise PermissionError(13, "Permission denied", source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", forbid)
+        refused(capsys, ["train", "-opt", write(tiny)], "cannot read the image", "no permission")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    refused(capsys, ["train", "-opt", write(tiny)], "datasets.train", "exceeds limit")
+    monkeypatch.setattr(os, "listdir", forbid)
+    refused(capsys, ["train", "-opt", write(tiny)], "opt.yml: cannot read gt: Permission denied")
+
+
 def test_list_names_everything_and_its_package(capsys):
     assert main(["list"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -297,8 +319,10 @@ def test_plugins_are_found_and_a_broken_one_is_only_reported(tiny, monkeypatch, 
         "@ARCH_REGISTRY.register()\nclass PluginNet:\n    '''Registered by a test.'''\n"
     )
     Path("bad_plugin.py").write_text("raise RuntimeError('I am broken')\n")
+    Path("exiting_plugin.py").write_text("import sys\nsys.exit(3)\n")
     monkeypatch.syspath_prepend(".")
-    entries = [metadata.EntryPoint(name, name, plugins.GROUP) for name in ("good_plugin", "bad_plugin")]
+    names = ("good_plugin", "bad_plugin", "exiting_plugin")
+    entries = [metadata.EntryPoint(name, name, plugins.GROUP) for name in names]
     monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: entries if group == plugins.GROUP else [])
     from basicsr.utils.registry import ARCH_REGISTRY
 
@@ -307,8 +331,8 @@ def test_plugins_are_found_and_a_broken_one_is_only_reported(tiny, monkeypatch, 
     out = capsys.readouterr().out
     assert "PluginNet" in out and "good_plugin" in out and "I am broken" in out
     assert main(["train", "-opt", "none.yml"]) == 2
-    warning, problem = capsys.readouterr().err.splitlines()
-    assert "bad_plugin" in warning and "none.yml" in problem
+    warning, exiting, problem = capsys.readouterr().err.splitlines()
+    assert "bad_plugin" in warning and "SystemExit: 3" in exiting and "none.yml" in problem
     assert main(["doctor"]) == 1
     assert "bad_plugin" in capsys.readouterr().out
 

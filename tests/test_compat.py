@@ -3,6 +3,7 @@
 import importlib
 import os
 import random
+import resource
 import sys
 import types
 from pathlib import Path
@@ -76,6 +77,19 @@ def test_lmdb_keys_are_utf8_and_a_missing_one_is_named(tmp_path):
     assert client.get("Füße", "gt") == b"1"
     with pytest.raises(UserError, match=r"a.lmdb has no key 'Hände'"):
         client.get("Hände", "gt")
+    lmdb_backend.close_all()
+
+
+@pytest.mark.parametrize("damage", [slice(8192, None), slice(20, 21)], ids=["pages", "version"])
+def test_a_damaged_lmdb_is_named(tmp_path, damage):
+    path = write_lmdb(str(tmp_path / "a.lmdb"), {str(index): bytes(3000) for index in range(40)})
+    data = Path(path) / "data.mdb"
+    content = bytearray(data.read_bytes())
+    content[damage] = bytes([99]) * len(content[damage])
+    content[4096 + 20] = content[20]  # the version of both meta pages
+    data.write_bytes(content)
+    with pytest.raises(UserError, match=r"a.lmdb (is damaged|cannot be opened)"):
+        lmdb_backend.read(path, "7")
     lmdb_backend.close_all()
 
 
@@ -214,6 +228,54 @@ def test_load_network_names_what_does_not_fit(tmp_path, loader):
         loader.load_network(network(), str(tmp_path / "none.pth"))
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"params": {1: torch.zeros(1)}}, "no state dict"),
+        ({"params": {"a": torch.zeros(1)}, "metadata": [1]}, "metadata are a list"),
+        ({1: {"a": 1}}, "its keys are 1"),
+    ],
+)
+def test_a_checkpoint_of_another_form_is_refused(tmp_path, content, words):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=words):
+        checkpoints.read(str(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize("kind", ["network", "state", "safetensors"])
+def test_a_full_disk_ends_the_run_and_keeps_the_old_file(tmp_path, loader, monkeypatch, kind):
+    loader.opt["path"] = {"models": str(tmp_path), "training_states": str(tmp_path)}
+    net = network()
+    loader.optimizers = [torch.optim.Adam(net.parameters())]
+    save = {"network": lambda: loader.save_network([net, net], "net_g", 5, ["params", "params_ema"]),
+            "state": lambda: loader.save_training_state(1, 5),
+            "safetensors": lambda: checkpoints.write_safetensors(str(tmp_path / "a.safetensors"), net.state_dict()),
+            }[kind]  # fmt: skip
+    save()
+    [path] = tmp_path.iterdir()
+    assert path.name == {"network": "net_g_5.pth", "state": "5.state", "safetensors": "a.safetensors"}[kind]
+    old = path.read_bytes()
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=f"cannot write .*{path.name} .No space left on device"):
+        save()
+    assert listing(tmp_path) == [path.name] and path.read_bytes() == old
+
+
+def test_a_disk_that_fills_up_while_torch_writes_is_said_in_its_words(tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+    try:
+        with pytest.raises(UserError, match="a.pth .File too large"):
+            checkpoints.write_pth(str(tmp_path / "a.pth"), {"a": torch.zeros(90_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert listing(tmp_path) == []
+
+
 class Evil:
     """Makes a folder when it is unpickled."""
 
@@ -224,7 +286,7 @@ class Evil:
 def test_a_checkpoint_executes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"params": {"a": torch.zeros(1)}, "evil": Evil()}, "evil.pth")
-    with pytest.raises(UserError, match="evil.pth is not a checkpoint of tensors"):
+    with pytest.raises(UserError, match="evil.pth cannot be read as weights: it holds Python objects, which"):
         checkpoints.read("evil.pth")
     torch.save({"iter": 1, "epoch": 0, "evil": Evil()}, "evil.state")
     opt = {"auto_resume": False, "path": {"resume_state": "evil.state", "training_states": "x", "models": "m"}}
@@ -241,7 +303,7 @@ def test_safetensors_keep_tensors_and_metadata_and_replace_whole(tmp_path):
     assert metadata == {"scale": "2"} and torch.equal(states["params"]["a"], torch.arange(6).reshape(2, 3).T)
     assert listing(tmp_path) == ["sub", "sub/a.safetensors"]
     Path(path).write_bytes(Path(path).read_bytes()[:-4])
-    with pytest.raises(UserError, match="a.safetensors is not a safetensors file, or a truncated one"):
+    with pytest.raises(UserError, match="a.safetensors cannot be read as weights: truncated"):
         checkpoints.read(path)
     with pytest.raises(UserError, match="does not ship"):
         checkpoints.resolve("alignvar_arch:weights/none.safetensors")

@@ -35,6 +35,12 @@ def test_numbers_with_an_exponent_are_numbers(tiny):
         ("a: [1\n", ["line"]),
         ("- 1\n", ["mapping"]),
         ("1: a\n", ["not a word"]),
+        ("b: 1\na: !!int abc\n", ["line 2", "'abc'"]),
+        ("a: !!bool perhaps\n", ["line 1", "'perhaps'"]),
+        ("a: 2001-99-99\n", ["line 1", "2001-99-99"]),
+        ("a: " + "9" * 5000, ["line 1", "9999"]),
+        ("a: " + "[" * 3000 + "]" * 3000, ["nested too deeply"]),
+        ("a: &a [*a]\n", ["recursive"]),
     ],
 )
 def test_what_is_no_plain_mapping_is_refused(tiny, text, words):
@@ -52,7 +58,8 @@ def test_force_yml_reads_values_as_the_file_does():
     opt = {"train": {"lr": 1, "list": []}, "name": "x"}
     reader.force(opt, ["train:lr=2e-4", "train:list=[1, a]", "train:new=true", "name=a=b", "train:none=None"])
     assert opt == {"train": {"lr": 2e-4, "list": [1, "a"], "new": True, "none": None}, "name": "a=b"}
-    for wrong in ("train", "nothing:x=1", "name:x=1", "train:lr=!!python/name:os.system", "=1"):
+    for wrong in ("train:lr=!!float x", "train:lr=&a [*a]", "train", "nothing:x=1", "name:x=1",
+                  "train:lr=!!python/name:os.system", "=1"):
         with pytest.raises(UserError):
             reader.force(opt, [wrong])
 

@@ -21,7 +21,7 @@ def load() -> list[Plugin]:
     for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             entry.load()
-        except Exception as error:  # a plugin is other people's code and may fail in any way
+        except (Exception, SystemExit) as error:  # a plugin is other people's code and may fail in any way
             found.append(Plugin(entry.name, entry.value, f"{type(error).__name__}: {' '.join(str(error).split())}"))
         else:
             found.append(Plugin(entry.name, entry.value, ""))

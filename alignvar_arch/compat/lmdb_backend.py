@@ -43,9 +43,25 @@ def open_shared(path: str) -> lmdb.Environment:
         known[2].close()
         del _environments[real]
     check(path)
-    environment = lmdb.open(real, readonly=True, lock=False, readahead=False)
+    try:
+        environment = lmdb.open(real, readonly=True, lock=False, readahead=False)
+    except lmdb.Error as error:
+        raise UserError(f"{path} cannot be opened as an LMDB ({error}); make it again.") from error
     _environments[real] = (os.getpid(), identity, environment)
     return environment
+
+
+def read(path: str, key: str) -> bytes | None:
+    """Returns what the LMDB folder `path` holds under `key`, or None.
+
+    Raises:
+        UserError: if the database is damaged.
+    """
+    try:
+        with open_shared(path).begin(write=False) as transaction:
+            return transaction.get(key.encode("utf-8"))
+    except lmdb.Error as error:
+        raise UserError(f"{path} is damaged ({error}); make it again.") from error
 
 
 def close_all() -> None:
@@ -103,8 +119,7 @@ class SharedLmdbBackend(LmdbBackend):
     def get(self, filepath, client_key):
         """Returns the bytes stored under the key `filepath`; raises UserError naming file and key if it is absent."""
         path = self.paths[client_key]
-        with open_shared(path).begin(write=False) as transaction:
-            value = transaction.get(str(filepath).encode("utf-8"))
+        value = read(path, str(filepath))
         if value is None:
             raise UserError(f"{path} has no key {str(filepath)!r}, though its meta_info.txt lists it; make it again.")
         return value

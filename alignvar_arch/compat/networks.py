@@ -1,29 +1,54 @@
-"""Models: weights are read safely and misfits are named; AdamW stands beside Adam.
+"""Models: weights are read safely, saved whole and misfits are named; AdamW stands beside Adam.
 
 `BaseModel.load_network` unpickles whatever the file holds, knows `.pth` only, and answers a wrong file with KeyError or
 with torch's list of every key. `BaseModel.get_optimizer` knows Adam only.
 """
 
 import functools
+import os
 
 import torch
 from basicsr.losses import basic_loss
 from basicsr.losses.basic_loss import PerceptualLoss
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
+from basicsr.utils.dist_util import master_only
 
 from alignvar_arch import checkpoints
 from alignvar_arch.errors import UserError
 
 
 def install() -> None:
-    """Goes when BasicSR loads with `weights_only`, reads safetensors, and offers AdamW and a working l2 criterion."""
+    """Goes when BasicSR loads with `weights_only`, reads safetensors, saves whole files and offers AdamW and l2."""
     BaseModel.load_network = _load_network
+    BaseModel.save_network = _save_network
+    BaseModel.save_training_state = _save_training_state
     BaseModel.get_optimizer = _with_adamw(BaseModel.get_optimizer)
     # PerceptualLoss(criterion='l2') asks for torch.nn.L2loss, which never existed (basic_loss.py:192).
     if not hasattr(torch.nn, "L2loss"):
         basic_loss.torch = _TorchWithL2()
     PerceptualLoss.__init__ = _naming_vgg(PerceptualLoss.__init__)
+
+
+@master_only
+def _save_network(self, net, net_label, current_iter, param_key="params"):
+    """Writes `net_LABEL_ITER.pth` whole, or ends the run: BasicSR tries three times and goes on without the file."""
+    nets, keys = (value if isinstance(value, list) else [value] for value in (net, param_key))
+    content = {key: {name.removeprefix("module."): value.cpu()
+                     for name, value in self.get_bare_model(network).state_dict().items()}
+               for key, network in zip(keys, nets, strict=True)}
+    name = f"{net_label}_{'latest' if current_iter == -1 else current_iter}.pth"
+    checkpoints.write_pth(os.path.join(self.opt["path"]["models"], name), content)
+
+
+@master_only
+def _save_training_state(self, epoch, current_iter):
+    """Writes `ITER.state` whole, or ends the run."""
+    if current_iter == -1:
+        return
+    content = {"epoch": epoch, "iter": current_iter, "optimizers": [entry.state_dict() for entry in self.optimizers],
+               "schedulers": [entry.state_dict() for entry in self.schedulers]}
+    checkpoints.write_pth(os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"), content)
 
 
 class _TorchWithL2:

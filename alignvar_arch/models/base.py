@@ -13,6 +13,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.registry import ARCH_REGISTRY
 
+from alignvar_arch.checkpoints import write_pth
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference.tiles import tiled
 from alignvar_arch.models.scale_log import ScaleLog
@@ -21,7 +22,8 @@ from alignvar_arch.models.scale_log import ScaleLog
 class TokenModel(SRModel):
     """An SRModel whose network sees square pictures of one size; validation tiles whatever it is given.
 
-    Options read from ``val``: ``tile_overlap`` (LR pixels, default a quarter of a tile) and ``tile_batch`` (tiles at once, default 8).
+    Options read from ``val``: ``tile_overlap`` (LR pixels, default a quarter of a tile) and ``tile_batch`` (tiles at once,
+    default 8).
     """
 
     scale_log: ScaleLog
@@ -108,8 +110,7 @@ class TokenModel(SRModel):
         content["metadata"] = self.metadata(current_iter)
         name = "latest" if current_iter == -1 else current_iter
         path = os.path.join(self.opt["path"]["models"], f"{net_label}_{name}.pth")
-        torch.save(content, path + ".tmp")
-        os.replace(path + ".tmp", path)
+        write_pth(path, content)
 
 
 def arguments(network_opt: dict) -> dict:

@@ -86,6 +86,8 @@ def validated(args: argparse.Namespace, root: str, is_train: bool) -> tuple[dict
         _check_places(opt, root)
     except UserError as error:
         raise UserError(f"{args.opt}: {error}") from error
+    except PermissionError as error:
+        raise UserError(f"{args.opt}: cannot read {error.filename}: {error.strerror}.") from error
     finally:
         lmdb_backend.close_all()
     return opt, dropped

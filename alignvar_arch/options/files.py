@@ -114,8 +114,7 @@ def _size(name: str, lmdb_root: str | None, phase: str, path: str) -> tuple[int,
     """Returns (width, height) from the header; None for a test set's damaged image, which `test` reports itself."""
     source = name
     if lmdb_root is not None:
-        with lmdb_backend.open_shared(lmdb_root).begin() as transaction:
-            value = transaction.get(name.encode("utf-8"))
+        value = lmdb_backend.read(lmdb_root, name)
         if value is None:
             raise UserError(f"{path}: {lmdb_root} has no key {name!r}, which its meta_info.txt lists; make it again.")
         source = io.BytesIO(value)
@@ -126,6 +125,11 @@ def _size(name: str, lmdb_root: str | None, phase: str, path: str) -> tuple[int,
             size = image.size
             image.verify()  # checks the sums of a PNG's chunks, which is most of a damaged image's story
             return size
+    except (PermissionError, Image.DecompressionBombError) as error:
+        if phase == "test":
+            return None
+        reason = "no permission" if isinstance(error, PermissionError) else error
+        raise UserError(f"{path}: cannot read the image {name}: {reason}.") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         readable_by_opencv = lmdb_root is None and cv2.haveImageReader(name)
         if phase == "test" or readable_by_opencv:

@@ -28,6 +28,20 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _construct_object(self: _Loader, node: yaml.Node, deep: bool = False):
+    """Constructs at once, so that a value holding itself is refused; names the line of a value that cannot be."""
+    try:
+        return yaml.SafeLoader.construct_object(self, node, deep=True)
+    except (ValueError, KeyError, OverflowError) as error:
+        text = node.value if isinstance(node.value, str) else node.tag
+        raise yaml.constructor.ConstructorError(
+            None, None, f"{text[:40]!r} is not what its tag or form says", node.start_mark
+        ) from error
+
+
+_Loader.construct_object = _construct_object
+
+
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
     lines: dict = {}
     for key_node, _ in node.value:
@@ -59,13 +73,12 @@ def read(path: str) -> dict:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, Loader=_Loader)
+            text = file.read()
     except OSError as error:
         raise UserError(f"cannot read the options file {path}: {error.strerror}; check -opt.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"the options file {path} is not UTF-8 text.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}{_explain(error)}") from error
+    except ValueError as error:  # no UTF-8, or a path with a zero byte
+        raise UserError(f"the options file {path!r} is not UTF-8 text.") from error
+    content = _parse(text, path)
     if not isinstance(content, dict):
         raise UserError(f"the options file {path} is not a mapping of keys to values.")
     return content
@@ -89,11 +102,17 @@ def force(opt: dict, entries: list[str]) -> None:
             block = block.get(key)
             if not isinstance(block, dict):
                 raise UserError(f"--force_yml {entry!r}: the options have no block {'.'.join(keys[: depth + 1])}.")
-        try:
-            value = yaml.load(value_text, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise UserError(f"--force_yml {entry!r}{_explain(error)}") from error
+        value = _parse(value_text, f"--force_yml {entry!r}")
         block[keys[-1]] = None if isinstance(value, str) and value.lower() == "none" else value
+
+
+def _parse(text: str, source: str):
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}{_explain(error)}") from error
+    except RecursionError as error:
+        raise UserError(f"{source}: its brackets are nested too deeply.") from error
 
 
 def _explain(error: yaml.YAMLError) -> str:
