@@ -74,6 +74,26 @@ CHANGED = [
     ("datasets.train.gt_size", 64, ["gt_size", "24x24", "64"]),
     ("network_g.num_block", "many", ["network_g", "MSRResNet"]),
     *[("name", name, ["opt.yml: name"]) for name in ("../elsewhere", "..", ".", " ", "a\nb", "a\0b", "a" * 129, 5)],
+    *[(f"train.pixel_opt{key}", value, ["train.pixel_opt"]) for key, value in (
+        ("", 5), ("", None), (".loss_weight", "abc"), (".loss_weight", float("nan")), (".reduction", "means"))],
+    *[(f"train.optim_g.{key}", value, ["train.optim_g"]) for key, value in (
+        ("type", [1]), ("lr", -1), ("weight_decay", -1), ("betas", None), ("betas", [0.9]))],
+    *[("train.scheduler.milestones", value, ["train.scheduler.milestones"]) for value in (5, "abc", ["a"])],
+    ("train.scheduler.restart_weights", [1, 1], ["train.scheduler", "MultiStepLR", "restarts"]),
+    ("val.metrics.psnr.crop_border", "abc", ["val.metrics.psnr.crop_border"]),
+    ("val.metrics.psnr.better", "lwoer", ["val.metrics.psnr.better"]),
+    ("network_g.num_feat", 0, ["network_g", "no elements"]),
+    ("manual_seed", 2**70, ["manual_seed"]),
+    ("datasets.train.batch_size_per_gpu", 4.0, ["datasets.train.batch_size_per_gpu", "without a dot"]),
+    ("datasets.train.io_backend.type", [1], ["datasets.train.io_backend.type"]),
+    ("datasets.train.io_backend.typo", 1, ["datasets.train.io_backend.typo"]),
+    ("datasets.train.io_backend", {"type": "memcached"}, ["datasets.train.io_backend", "missing"]),
+    *[("path.resume_state", value, ["path.resume_state"]) for value in (float("nan"), [1])],
+    ("path.param_key_g", [1], ["path.param_key_g"]),
+    ("path.param_key_x", "params", ["path.param_key_x", "unknown"]),
+    ("path.strict_load_x", True, ["path.strict_load_x", "strict_load_g"]),
+    ("dist_params", {"prot": 1}, ["dist_params.prot", "port"]),
+    ("logger.wandb", {"projct": "x"}, ["logger.wandb.projct", "project"]),
     ("datasets.val.name", "../../elsewhere", ["datasets.val.name", "'../../elsewhere'"]),
 ]
 

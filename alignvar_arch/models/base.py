@@ -22,8 +22,8 @@ from alignvar_arch.models.scale_log import ScaleLog
 class TokenModel(SRModel):
     """An SRModel whose network sees square pictures of one size; validation tiles whatever it is given.
 
-    Options read from ``val``: ``tile_overlap`` (LR pixels, default a quarter of a tile) and ``tile_batch`` (tiles at once,
-    default 8).
+    Options read from ``val``: ``tile_overlap`` (LR pixels, default a quarter of a tile) and ``tile_batch`` (tiles at
+    once, default 8).
     """
 
     scale_log: ScaleLog

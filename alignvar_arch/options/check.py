@@ -1,6 +1,5 @@
 """The order in which options are found valid; every message starts with the key's dotted path in the file."""
 
-import math
 import os
 import sys
 
@@ -13,8 +12,32 @@ from alignvar_arch.compat.registries import nearest
 from alignvar_arch.compat.training import read_resume_state
 from alignvar_arch.errors import UserError
 from alignvar_arch.options import known_keys
-from alignvar_arch.options.components import check_arguments, check_losses, check_metrics, check_networks, registered
+from alignvar_arch.options.components import (
+    check_arguments,
+    check_losses,
+    check_metrics,
+    check_networks,
+    construct,
+    registered,
+)
 from alignvar_arch.options.files import check_files
+from alignvar_arch.options.values import (
+    COUNT,
+    DECAY,
+    FLAG,
+    INTEGER,
+    NOT_NEGATIVE,
+    NUMBERS,
+    POSITIVE,
+    SEED,
+    WARMUP,
+    WHOLE,
+    WORD,
+    WORDS,
+    check_finite,
+    check_types,
+    join,
+)
 
 # Keys of published BasicSR options files that no code reads. Others there are read by a sibling of the class only, so
 # that BasicSR's own models count as one, and its own datasets too.
@@ -33,28 +56,23 @@ _SCHEDULERS = {
 }
 _OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 
-# key -> (what it must be, test); numbers may be written 5e5, as BasicSR's files do
-_WHOLE = ("a whole number of at least 1", lambda v: _is_number(v) and v >= 1 and float(v).is_integer())
-_COUNT = ("a whole number of at least 0", lambda v: _is_number(v) and v >= 0 and float(v).is_integer())
-_WARMUP = ("a whole number, -1 for none", lambda v: _is_number(v) and v >= -1 and float(v).is_integer())
-_RATIO = ("a number above 0", lambda v: _is_number(v) and v > 0)
-_DECAY = ("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
-_FLAG = ("true or false", lambda v: isinstance(v, bool))
 _TYPES = {
-    "": {"scale": _WHOLE, "manual_seed": _COUNT},
-    "train": {"total_iter": _WHOLE, "warmup_iter": _WARMUP, "ema_decay": _DECAY},
-    "val": {"val_freq": _WHOLE, "save_img": _FLAG, "pbar": _FLAG},
-    "logger": {"print_freq": _WHOLE, "save_checkpoint_freq": _WHOLE, "use_tb_logger": _FLAG},
+    "": {"scale": INTEGER, "manual_seed": SEED},
+    "train": {"total_iter": WHOLE, "warmup_iter": WARMUP, "ema_decay": DECAY},
+    "val": {"val_freq": WHOLE, "save_img": FLAG, "pbar": FLAG},
+    "logger": {"print_freq": WHOLE, "save_checkpoint_freq": WHOLE, "use_tb_logger": FLAG},
     "datasets": {
-        "batch_size_per_gpu": _WHOLE, "num_worker_per_gpu": _COUNT, "dataset_enlarge_ratio": _RATIO,
-        "gt_size": _WHOLE, "use_hflip": _FLAG, "use_rot": _FLAG, "pin_memory": _FLAG, "persistent_workers": _FLAG,
-        "num_prefetch_queue": _WHOLE,
+        "batch_size_per_gpu": INTEGER, "num_worker_per_gpu": COUNT, "dataset_enlarge_ratio": POSITIVE,
+        "gt_size": INTEGER, "use_hflip": FLAG, "use_rot": FLAG, "pin_memory": FLAG, "persistent_workers": FLAG,
+        "num_prefetch_queue": INTEGER,
     },
+    "optimizer": {"lr": NOT_NEGATIVE},
+    "scheduler": {
+        "milestones": NUMBERS, "periods": NUMBERS, "restarts": NUMBERS, "restart_weights": NUMBERS,
+        "gamma": NOT_NEGATIVE, "eta_min": NOT_NEGATIVE,
+    },
+    "path": {"param_key_": WORD, "strict_load_": FLAG},
 }  # fmt: skip
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_structure(opt: dict, is_train: bool) -> None:
@@ -68,15 +86,21 @@ def check_structure(opt: dict, is_train: bool) -> None:
                 continue
             raise UserError(f"{key}: is {opt[key]!r}, but must be a block of keys.")
     _check_name(opt["name"], "name")
+    check_finite(opt)
     model = registered(MODEL_REGISTRY, opt["model_type"], "model_type")
     _check_keys(opt, _strings(_LOOP) | known_keys.known(model) | _UNREAD, "")
     for block in ("train", "val", "logger"):
         if isinstance(opt.get(block), dict):
             _check_keys(opt[block], _strings(_LOOP) | known_keys.known(model), block)
-    _check_paths(opt)
+    for path, block, keys in (("dist_params", opt.get("dist_params"), {"backend", "port"}),
+                              ("logger.wandb", (opt.get("logger") or {}).get("wandb"), {"project", "resume_id"})):
+        if not isinstance(block or {}, dict):
+            raise UserError(f"{path}: is {block!r}, but must be a block of keys.")
+        _check_keys(block or {}, frozenset(keys), path)
     for block in ("", "train", "val", "logger"):
-        _check_types(opt if block == "" else opt.get(block) or {}, block, _TYPES[block])
+        check_types(opt if block == "" else opt.get(block) or {}, block, _TYPES[block])
     _check_required(opt, model, is_train)
+    _check_paths(opt)
     _check_datasets(opt, is_train)
 
 
@@ -98,27 +122,24 @@ def _strings(packages: tuple[str, ...]) -> frozenset[str]:
 def _check_keys(block: dict, known: frozenset[str], path: str) -> None:
     for key in block:
         if key not in known:
-            raise UserError(f"{_join(path, key)}: this key is unknown{nearest(key, known, cutoff=0.7)}.")
-
-
-def _check_types(block: dict, path: str, types: dict) -> None:
-    for key, (wanted, test) in types.items():
-        if key in block and not test(block[key]) and not (key in ("manual_seed",) and block[key] is None):
-            raise UserError(f"{_join(path, key)}: is {block[key]!r}, but must be {wanted}.")
+            raise UserError(f"{join(path, key)}: this key is unknown{nearest(key, known, cutoff=0.7)}.")
 
 
 def _check_paths(opt: dict) -> None:
     networks = {key for key in opt if key.startswith("network_")}
     known = [f"{prefix}{name.removeprefix('network_')}" for name in networks for prefix in _PATH_PREFIXES]
     known += _PATH_KEYS
+    check_types(opt["path"], "path", {"ignore_resume_networks": WORDS, "resume_state": WORD})
     for key, value in opt["path"].items():
+        for prefix, wanted in _TYPES["path"].items():
+            if key.startswith(prefix) and value is not None:
+                check_types({key: value}, "path", {key: wanted})
         if key in known or (value is None and key.startswith(_PATH_PREFIXES)):
             continue
         if key.startswith("pretrain_network_"):
             raise UserError(f"path.{key}: there is no block network_{key.removeprefix('pretrain_network_')}"
                             f"{nearest(key, known, cutoff=0.7)}.")
-        if not key.startswith(_PATH_PREFIXES):
-            raise UserError(f"path.{key}: this key is unknown{nearest(key, known, cutoff=0.7)}.")
+        raise UserError(f"path.{key}: this key is unknown{nearest(key, known, cutoff=0.7)}.")
 
 
 def _check_required(opt: dict, model: type, is_train: bool) -> None:
@@ -140,18 +161,20 @@ def _check_required(opt: dict, model: type, is_train: bool) -> None:
 def _need(block: dict, keys, path: str) -> None:
     for key in keys:
         if key not in block:
-            raise UserError(f"{_join(path, key)}: this key is missing{nearest(key, block, cutoff=0.7)}.")
+            raise UserError(f"{join(path, key)}: this key is missing{nearest(key, block, cutoff=0.7)}.")
 
 
 def _check_optimization(train: dict) -> None:
     for key in [key for key in train if key.startswith("optim_")]:
         _check_choice(train[key], _OPTIMIZERS, f"train.{key}", given=("params",), needs=("lr",))
-        if not _is_number(train[key]["lr"]) or train[key]["lr"] < 0:
-            raise UserError(f"train.{key}.lr: is {train[key]['lr']!r}, but must be a number.")
+        check_types(train[key], f"train.{key}", _TYPES["optimizer"])
+        construct(_OPTIMIZERS, train[key], f"train.{key}", [torch.nn.Parameter(torch.zeros(1))])
     if "scheduler" not in train:
         return
     scheduler = train["scheduler"]
     _check_choice(scheduler, _SCHEDULERS, "train.scheduler", given=("optimizer",))
+    check_types(scheduler, "train.scheduler", _TYPES["scheduler"])
+    construct(_SCHEDULERS, scheduler, "train.scheduler", torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]))
     if scheduler["type"] == "CosineAnnealingRestartLR" and sum(scheduler["periods"]) < train["total_iter"]:
         end = sum(scheduler["periods"])
         raise UserError(f"train.scheduler.periods: they end at iteration {end}, before total_iter "
@@ -162,7 +185,7 @@ def _check_choice(block, choices: dict, path: str, given: tuple[str, ...], needs
     if not isinstance(block, dict):
         raise UserError(f"{path}: is {block!r}, but must be a block with a type.")
     _need(block, ("type", *needs), path)
-    if block["type"] not in choices:
+    if not isinstance(block["type"], str) or block["type"] not in choices:
         raise UserError(f"{path}.type: {block['type']!r} is unknown{nearest(block['type'], choices)}; "
                         f"known are {', '.join(choices)}.")
     check_arguments(choices[block["type"]], {k: v for k, v in block.items() if k != "type"}, path, given=given)
@@ -190,7 +213,7 @@ def _check_datasets(opt: dict, is_train: bool) -> None:
                             "would share a folder; rename one.")
         dataset = registered(DATASET_REGISTRY, block["type"], f"{path}.type")
         _check_keys(block, _strings(_LOADER) | known_keys.known(dataset) | _UNREAD, path)
-        _check_types(block, path, _TYPES["datasets"])
+        check_types(block, path, _TYPES["datasets"])
         if kind == "train":
             _need(block, ("batch_size_per_gpu", "num_worker_per_gpu"), path)
             mode = block.get("prefetch_mode")
@@ -258,7 +281,3 @@ def _call_hook(cls: type, opt: dict, prefix: str) -> None:
         cls.check_options(opt)
     except UserError as error:
         raise UserError(f"{prefix}{error}") from error
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else str(key)

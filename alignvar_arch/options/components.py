@@ -15,7 +15,14 @@ from alignvar_arch import checkpoints
 from alignvar_arch.compat.networks import misfit, select
 from alignvar_arch.compat.registries import find, nearest
 from alignvar_arch.errors import UserError
+from alignvar_arch.options.values import COUNT, FLAG, NOT_NEGATIVE, check_types
 
+_METRIC_TYPES = {
+    "crop_border": COUNT,
+    "test_y_channel": FLAG,
+    "input_order": ("HWC or CHW", lambda v: v in ("HWC", "CHW")),
+    "better": ("higher or lower", lambda v: v in ("higher", "lower")),
+}
 _VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
@@ -40,6 +47,21 @@ def component(registry, block, path: str):
     arguments = {key: value for key, value in block.items() if key != "type"}
     check_arguments(found, arguments, path)
     return found
+
+
+def construct(choices: dict, block: dict, path: str, *given):
+    """Calls what `choices` holds under the block's type with `given` and the block's other keys.
+
+    Raises:
+        UserError: whatever it raises, as one sentence.
+    """
+    arguments = {key: value for key, value in block.items() if key != "type"}
+    try:
+        return choices[block["type"]](*given, **arguments)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:  # whatever it is, the run would end with it
+        raise UserError(f"{path}: {block['type']} cannot be made: {_line(error)}.") from error
 
 
 def check_arguments(target, arguments: dict, path: str, given: tuple[str, ...] = (), also: frozenset = frozenset()):
@@ -82,6 +104,9 @@ def check_networks(opt: dict) -> None:
         if getattr(network_class, "__name__", "") == "SwinIR" and opt[key].get("use_checkpoint"):
             raise UserError(f"{key}.use_checkpoint: SwinIR of BasicSR 1.4.2 fails with it; set false.")
         network = build(network_class, opt[key], key)
+        empty = [name for name, parameter in network.named_parameters() if parameter.numel() == 0]
+        if empty:
+            raise UserError(f"{key}: its parameter {empty[0]} has no elements; a width is 0.")
         check_weights(opt, key, network)
 
 
@@ -136,10 +161,18 @@ def check_losses(train: dict, required_type: bool) -> None:
         required_type: whether every `*_opt` block must have a type, as BasicSR's own models ask.
     """
     for key, block in train.items():
+        if key.endswith("_opt") and not isinstance(block, (dict, type(None))):
+            raise UserError(f"train.{key}: is {block!r}, but must be a block with a type, or ~.")
         if key.startswith("optim_") or key == "scheduler" or not isinstance(block, dict):
             continue
         if "type" in block or (required_type and key.endswith("_opt")):
-            component(LOSS_REGISTRY, block, f"train.{key}")
+            loss = component(LOSS_REGISTRY, block, f"train.{key}")
+            check_types(block, f"train.{key}", {name: NOT_NEGATIVE for name in block if name.endswith("weight")})
+            # Those that read files are built where the run may do without them.
+            if not {"weights", "vgg_type"} & set(inspect.signature(loss).parameters):
+                construct({block["type"]: loss}, block, f"train.{key}")
+    if required_type and not any(block for key, block in train.items() if key.endswith("_opt")):
+        raise UserError("train.pixel_opt: no block of train names a loss; give this one.")
 
 
 def check_metrics(val: dict) -> list[str]:
@@ -158,6 +191,7 @@ def check_metrics(val: dict) -> list[str]:
         metric = registered(METRIC_REGISTRY, block["type"], f"{path}.type")
         arguments = {key: value for key, value in block.items() if key not in ("type", "better")}
         check_arguments(metric, arguments, path, given=("img", "img2"), also=frozenset(everywhere - {"kwargs"}))
+        check_types(block, path, _METRIC_TYPES)
         reason = metric.unavailable(**arguments) if hasattr(metric, "unavailable") else None
         if reason:
             del metrics[name]

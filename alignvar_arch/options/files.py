@@ -11,8 +11,10 @@ from PIL import Image, UnidentifiedImageError
 from alignvar_arch.compat import lmdb_backend
 from alignvar_arch.compat.registries import nearest
 from alignvar_arch.errors import UserError
+from alignvar_arch.options.components import check_arguments
 
 MAX_PAIRS = 256
+_LMDB_KEYS = ("readonly", "lock", "readahead")  # of published files; LMDBs are opened in one way whatever they say
 
 
 def check_files(dataset_class: type, block: dict, path: str) -> None:
@@ -36,8 +38,14 @@ def _backend(block: dict, path: str) -> str:
     if not isinstance(backend, dict) or "type" not in backend:
         raise UserError(f"{path}.io_backend.type: this key is missing; use disk or lmdb.")
     known = FileClient._backends
-    if backend["type"] not in known:
+    if not isinstance(backend["type"], str) or backend["type"] not in known:
         raise UserError(f"{path}.io_backend.type: {backend['type']!r} is unknown{nearest(backend['type'], known)}.")
+    arguments = {key: value for key, value in backend.items() if key != "type"}
+    if backend["type"] != "lmdb":
+        check_arguments(known[backend["type"]], arguments, f"{path}.io_backend")
+    elif not set(arguments) <= set(_LMDB_KEYS):
+        key = min(set(arguments) - set(_LMDB_KEYS))
+        raise UserError(f"{path}.io_backend.{key}: this key is unknown{nearest(key, _LMDB_KEYS)}.")
     return backend["type"]
 
 
