@@ -2,8 +2,12 @@
 
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
+import struct
 import time
+import zlib
 from pathlib import Path
 
 import cv2
@@ -171,7 +175,28 @@ def test_truncated_database_is_refused():
     data = lmdb_paths("datasets/mine_x4")[0] / "data.mdb"
     data.write_bytes(data.read_bytes()[:-4096])  # reading it would end the process with SIGBUS
     with pytest.raises(UserError, match="damaged"):
-        PhotoDataset(options())
+        PhotoDataset.check_options(options())
+
+
+@pytest.mark.parametrize("name", ["data.mdb", "meta_info.txt"])
+def test_database_changed_in_place_is_refused(name):
+    save_photo("mine/a.png")
+    PhotoDataset(options())
+    path = lmdb_paths("datasets/mine_x4")[1] / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + bytes(9))
+    with pytest.raises(UserError, match="mine_x4_gt.lmdb is damaged"):
+        PhotoDataset.check_options(options())
+
+
+def test_database_damaged_after_it_was_checked_is_named():
+    save_photo("mine/a.png")
+    dataset = PhotoDataset(options())
+    data = lmdb_paths("datasets/mine_x4")[0] / "data.mdb"
+    content = data.read_bytes()
+    data.write_bytes(content[:8192] + bytes(len(content) - 8192))  # the two pages that opening reads stay
+    with pytest.raises(UserError, match="datasets/mine_x4_lq.lmdb or .* can no longer be read"):
+        dataset[0]
 
 
 def test_lost_half_is_written_again():
@@ -194,10 +219,49 @@ def test_corrupt_photograph_is_named(content, words):
     save_photo("mine/sub/b.jpg", 1, size=(200, 200))
     broken = Path("mine/sub/b.jpg")
     broken.write_bytes(broken.read_bytes()[:1000] if content is None else content)
-    with pytest.raises(UserError, match=words) as error:
-        PhotoDataset(options())
-    assert "mine/sub/b.jpg" in str(error.value)
-    assert files("datasets") == {}
+    for use in (PhotoDataset.check_options, PhotoDataset):
+        with pytest.raises(UserError, match=words) as error:
+            use(options())
+        assert "mine/sub/b.jpg" in str(error.value) and "0x" not in str(error.value)
+        assert not Path("datasets").exists()
+
+
+def png_header(width, height):
+    """A PNG that promises a size and holds nothing."""
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"")),
+              (b"IEND", b""))
+    packed = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+              for kind, data in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def test_bomb_is_named():
+    save_photo("mine/a.png")
+    Path("mine/bomb.png").write_bytes(png_header(60000, 60000))
+    with pytest.raises(UserError, match=r"mine/bomb.png cannot be read as an image \(Image size"):
+        PhotoDataset.check_options(options())
+
+
+def test_link_that_leads_nowhere_is_named():
+    save_photo("mine/a.png")
+    Path("mine/gone.png").symlink_to("/nowhere/b.png")
+    with pytest.raises(UserError, match="mine/gone.png is a link that leads nowhere"):
+        PhotoDataset.check_options(options())
+
+
+def test_links_in_a_circle_are_followed_once():
+    save_photo("mine/a.png")
+    Path("mine/again").symlink_to(".")
+    assert [photo.name for photo in find_photos("mine")] == ["a.png"]
+
+
+def test_file_name_that_is_not_utf8():
+    save_photo("mine/a.png")
+    shutil.copy("mine/a.png", os.fsencode("mine/") + b"\xff\xfe.png")
+    dataset = PhotoDataset(options())
+    before = files("datasets")
+    assert len(dataset) == len(PhotoDataset(options())) == 2 * 4 and dataset[4]["gt"].shape == (3, 16, 16)
+    assert files("datasets") == before
 
 
 def test_too_small_photograph_is_named():
@@ -205,21 +269,57 @@ def test_too_small_photograph_is_named():
     save_photo("mine/tiny.png", 1, size=(40, 31))
     with pytest.raises(UserError, match=r"mine/tiny.png is 40x31, too small to cut 32x32"):
         PhotoDataset(options())
-    with pytest.raises(UserError, match=r"too small to cut 32x32"):
-        PhotoDataset(options(sub_image_size=None, sub_image_step=None))
+    with pytest.raises(UserError, match=r"too small to cut 32x32 from: take it away\.$"):
+        PhotoDataset.check_options(options(sub_image_size=None, sub_image_step=None))
 
 
-def test_deep_colour_is_refused():
+@pytest.mark.parametrize(("suffix", "channels"), [
+    ("png", ()), ("png", (3,)), ("png", (4,)), ("tif", ()), ("tif", (3,)), ("tif", (4,)), ("ppm", (3,)),
+])
+def test_deep_colour_is_refused(suffix, channels):
     Path("mine").mkdir()
-    cv2.imwrite("mine/deep.png", np.full((64, 64), 40000, np.uint16))
-    with pytest.raises(UserError, match="mine/deep.png has more than 8 bits"):
-        PhotoDataset(options())
+    for kind in (np.uint8, np.uint16):
+        cv2.imwrite(f"mine/{kind.__name__}.{suffix}", np.full((64, 64, *channels), 200, kind))
+    with pytest.raises(UserError, match="mine/uint16.* has more than 8 bits"):
+        PhotoDataset.check_options(options())
+    Path(f"mine/uint16.{suffix}").unlink()
+    PhotoDataset.check_options(options())
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"dataroot": "mine/x4"}, "dataroot mine/x4 lies inside mine"),
+    ({"dataroot": "mine/new/x4"}, "lies inside"),
+    ({"dataroot": "link/x4"}, "lies inside"),
+    ({"dataroot": ".."}, "has no name"),
+    ({"dataroot": "./"}, "has no name"),
+    ({"dataroot": "file/x4"}, "file is no folder"),
+    ({"dataroot": "file/new/x4"}, "file is no folder"),
+])
+def test_wrong_place_is_refused(changes, words):
+    save_photo("mine/a.png")
+    Path("link").symlink_to("mine")
+    Path("file").write_text("no folder")
+    with pytest.raises(UserError, match=words):
+        PhotoDataset.check_options(options(**changes))
+
+
+@pytest.mark.parametrize("dataroot", ["datasets/mine_x4/", "./datasets//mine_x4", "~/datasets/mine_x4"])
+def test_dataroot_and_photos_as_people_write_them(dataroot, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_photo("mine/a.png")
+    PhotoDataset(options(dataroot=dataroot, photos="~/mine/"))
+    assert sorted(os.listdir("datasets")) == ["mine_x4_gt.lmdb", "mine_x4_lq.lmdb"]
 
 
 def test_crop_larger_than_a_whole_photograph_is_refused():
     save_photo("mine/a.png")
+    whole = options(sub_image_size=None, sub_image_step=None)
+    with pytest.raises(UserError, match=r"mine/a.png is 50x46, too small to cut 48x48 .* choose a smaller gt_size"):
+        PhotoDataset({**whole, "gt_size": 48})
+    assert not Path("datasets").exists()
+    PhotoDataset(whole)
     with pytest.raises(UserError, match="gt_size 48 is larger than 0000_a"):
-        PhotoDataset(options(sub_image_size=None, sub_image_step=None, gt_size=48))
+        PhotoDataset({**whole, "gt_size": 48})
 
 
 @pytest.mark.parametrize(("changes", "words"), [
@@ -258,7 +358,26 @@ def test_error_in_mid_write_leaves_nothing():
     with pytest.raises(RuntimeError, match="disk on fire"), LmdbWriter("some/x.lmdb", {}) as writer:
         writer.put("a", np.zeros((8, 8, 3), np.uint8))
         raise RuntimeError("disk on fire")
-    assert list(Path("some").iterdir()) == []
+    assert not Path("some").exists()
+    Path("some").mkdir()
+    with pytest.raises(KeyboardInterrupt), LmdbWriter("some/new/x.lmdb", {}):
+        raise KeyboardInterrupt
+    assert list(Path("some").iterdir()) == []  # what was there stays
+
+
+@pytest.mark.parametrize("limit", [0, 40000])
+def test_full_disk_leaves_nothing(limit):
+    """A limit on the size of files is as good as a full disk: at once, or in the middle."""
+    for index in range(8):
+        save_photo(f"mine/{index}.png", index, size=(64, 64))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"datasets/mine_x4_\w\w.lmdb cannot be written"):
+            PhotoDataset(options())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not Path("datasets").exists()
 
 
 def test_second_writer_finishing_first_wins(monkeypatch):

@@ -3,8 +3,12 @@
 Each is filled under a temporary name in the same folder and renamed when complete, so that a killed process leaves
 nothing under the final name and two processes writing at once end with one good copy. Beside the records lies
 `photos.json`, which says what they were made from; it is how a later run knows its own data from somebody else's.
+It also holds their digest: LMDB itself checks nothing, and a damaged page can end the process.
 """
 
+import contextlib
+import functools
+import hashlib
 import json
 import os
 import shutil
@@ -19,10 +23,12 @@ from alignvar_arch.errors import UserError
 MANIFEST = "photos.json"
 PNG_LEVEL = 1  # BasicSR's own: decoding costs the same at every level, writing does not
 FIRST_MAP_SIZE = 1 << 24
+BYTE_NAMES = {"encoding": "utf-8", "errors": "surrogateescape"}  # file names need not be UTF-8
 
 
 def lmdb_paths(base):
     """Returns the paths of the LR and the GT database of a base name, in BasicSR's order (lq, gt)."""
+    base = os.path.normpath(os.path.expanduser(base))
     return Path(f"{base}_lq.lmdb"), Path(f"{base}_gt.lmdb")
 
 
@@ -32,19 +38,29 @@ class LmdbWriter:
     Args:
         path: final folder, ending in `.lmdb`.
         manifest: JSON-able dict saying what the records are made from.
+
+    Raises:
+        UserError: the disk is full or does not let us write; or another process has written something else there.
     """
 
     def __init__(self, path, manifest):
         self.path = Path(path)
         self.manifest = manifest
+        self.lines = []
+        self.part = self.path.parent / f".{self.path.name}.{uuid.uuid4().hex}.part"
 
     def __enter__(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.part = self.path.parent / f".{self.path.name}.{uuid.uuid4().hex}.part"
-        self.part.mkdir()
-        # nobody else knows this name, so neither LMDB's lock file nor a sync at every record is needed
-        self.env = lmdb.open(str(self.part), map_size=FIRST_MAP_SIZE, lock=False, sync=False)
-        self.lines = []
+        folder = self.path.parent
+        self.made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        try:
+            with self._writing():
+                folder.mkdir(parents=True, exist_ok=True)
+                self.part.mkdir()
+                # nobody else knows this name, so neither LMDB's lock file nor a sync at every record is needed
+                self.env = lmdb.open(str(self.part), map_size=FIRST_MAP_SIZE, lock=False, sync=False)
+        except BaseException:
+            self._clear()
+            raise
         return self
 
     def put(self, key, image):
@@ -55,30 +71,50 @@ class LmdbWriter:
             image: uint8 array (H, W, 3), BGR.
         """
         png = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1].tobytes()
-        while True:
-            try:
-                with self.env.begin(write=True) as txn:
-                    txn.put(key.encode("ascii"), png)
-                break
-            except lmdb.MapFullError:
+        with self._writing():
+            while not self._fits(key, png):
                 self.env.set_mapsize(2 * self.env.info()["map_size"])
         height, width, channels = image.shape
         self.lines.append(f"{key}.png ({height},{width},{channels}) {PNG_LEVEL}\n")
 
     def __exit__(self, error, *_):
         try:
-            self.env.sync(True)
-            self.env.close()
-            if error is None:
-                self._finish()
+            with self._writing():
+                if error is None:
+                    self.env.sync(True)
+                self.env.close()
+                if error is None:
+                    self._finish()
         finally:
-            shutil.rmtree(self.part, ignore_errors=True)  # already renamed, or not wanted
+            self._clear()
+
+    def _fits(self, key, png):
+        try:
+            with self.env.begin(write=True) as txn:
+                txn.put(key.encode("ascii"), png)
+        except lmdb.MapFullError:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except (OSError, lmdb.Error) as error:
+            raise UserError(f"{self.path} cannot be written ({error}): make room there or choose another "
+                            f"dataroot.") from error
+
+    def _clear(self):
+        """Leaves nothing but what has got its final name."""
+        shutil.rmtree(self.part, ignore_errors=True)
+        for folder in self.made:
+            with contextlib.suppress(OSError):  # not empty: it is in use, by us or by somebody else
+                folder.rmdir()
 
     def _finish(self):
         (self.part / "meta_info.txt").write_text("".join(self.lines), encoding="ascii")
-        manifest = {**self.manifest, "bytes": (self.part / "data.mdb").stat().st_size}
-        text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
-        (self.part / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        text = json.dumps({**self.manifest, "sha256": _digest(self.part)}, indent=1, sort_keys=True, ensure_ascii=False)
+        (self.part / MANIFEST).write_text(text + "\n", **BYTE_NAMES)
         try:
             os.rename(self.part, self.path)
         except OSError:
@@ -105,23 +141,48 @@ def check_lmdb(path, manifest):
         return False
     mend = "move it away or choose another dataroot; it is never replaced"
     try:
-        found = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        found = json.loads((path / MANIFEST).read_text(**BYTE_NAMES))
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
         raise UserError(f"{path} exists but PhotoDataset did not make it (no readable {MANIFEST} in it): {mend}.")
-    size = found.pop("bytes", None)
+    written = found.pop("sha256", None)
     if found != manifest:
         raise UserError(f"{path} was made with other settings ({_difference(found, manifest)}): {mend}.")
-    data = path / "data.mdb"
-    if not data.is_file() or data.stat().st_size != size or not (path / "meta_info.txt").is_file():
-        raise UserError(f"{path} is damaged (data.mdb or meta_info.txt is missing or was cut short): {mend}.")
+    try:
+        digest = _digest(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}): {mend}.") from error
+    if digest != written:
+        raise UserError(f"{path} is damaged (data.mdb or meta_info.txt is not as it was written): {mend}.")
     return True
+
+
+def _digest(folder):
+    """SHA-256 over the records and their list."""
+    digests = file_sha256(folder / "data.mdb") + file_sha256(folder / "meta_info.txt")
+    return hashlib.sha256(digests.encode()).hexdigest()
+
+
+def file_sha256(path):
+    """SHA-256 of a file, computed again only when its size or its time of change is another one."""
+    status = path.stat()
+    return _file_sha256(path.absolute(), status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _file_sha256(path, _size, _mtime_ns):
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _difference(found, wanted):
     """Names the first key of two manifests that differs, with both values where they are short."""
-    key = next(key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key))
+    keys = ["version", *sorted({*found, *wanted})]  # another version may well have other keys
+    key = next(key for key in keys if found.get(key) != wanted.get(key))
     old, new = found.get(key), wanted.get(key)
     if key != "photos" or not isinstance(old, list):
         return f"{key} is {old} there, {new} in the options"

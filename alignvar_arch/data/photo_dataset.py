@@ -1,10 +1,13 @@
 """PhotoDataset: photographs in, BasicSR's paired LMDB dataset out."""
 
 import itertools
+import os
 import re
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
+import lmdb
 import torch.distributed
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils import get_root_logger
@@ -12,10 +15,10 @@ from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from alignvar_arch.data.lmdb_store import LmdbWriter, check_lmdb, lmdb_paths
-from alignvar_arch.data.photos import ascii_key, cut_pairs, find_photos
+from alignvar_arch.data.photos import EMBEDDED, ascii_key, check_photo, cut_pairs, find_photos
 from alignvar_arch.errors import UserError
 
-VERSION = 1  # of the way photographs are cut; raise it when the same settings would give other records
+VERSION = 2  # of what is written; raise it when the same photographs and settings would give other files
 
 
 @DATASET_REGISTRY.register()
@@ -36,7 +39,7 @@ class PhotoDataset(PairedImageDataset):
             - sub_image_step: distance between the squares, a multiple of scale; None (default) means sub_image_size.
 
     Raises:
-        UserError: see check_options; also a photograph that cannot be read or is too small to cut (and to crop).
+        UserError: see check_options; also a disk that is full, and data that became unreadable later.
     """
 
     def __init__(self, opt):
@@ -48,9 +51,14 @@ class PhotoDataset(PairedImageDataset):
             torch.distributed.barrier()  # the others find the work done, unless their disk is another one
             prepare(opt)
         lq, gt = lmdb_paths(opt["dataroot"])
-        if opt["phase"] == "train":
-            _check_crop(opt["gt_size"], gt)
         super().__init__({**opt, "dataroot_lq": str(lq), "dataroot_gt": str(gt), "io_backend": {"type": "lmdb"}})
+
+    def __getitem__(self, index):
+        try:
+            return super().__getitem__(index)
+        except lmdb.Error as error:
+            raise UserError(f"{self.lq_folder} or {self.gt_folder} can no longer be read ({error}): move both away, "
+                            f"and they are written again.") from error
 
     @staticmethod
     def check_options(opt):
@@ -61,7 +69,7 @@ class PhotoDataset(PairedImageDataset):
 
         Raises:
             UserError: a key is missing or its value makes no sense, the folder of photographs is missing or empty,
-                or what lies at dataroot is not what these options would write.
+                a photograph cannot be used, or what lies at dataroot is not what these options would write.
         """
         for key in ("photos", "dataroot"):
             if not opt.get(key) or not isinstance(opt[key], str):
@@ -80,19 +88,27 @@ class PhotoDataset(PairedImageDataset):
         if train and size is not None and opt["gt_size"] > size:
             raise UserError(f'gt_size {opt["gt_size"]} is larger than sub_image_size {size}: crops are cut from '
                             f'sub-images, make one smaller or the other larger.')
-        for path, manifest in zip(lmdb_paths(opt["dataroot"]), _manifests(opt), strict=True):
-            check_lmdb(path, manifest)
+        _check_place(opt)
+        if not _is_there(opt):
+            least, mend = _least_side(opt)
+            for photo in find_photos(opt["photos"]):
+                check_photo(photo, least, mend)
+        elif train:
+            _check_crop(opt["gt_size"], lmdb_paths(opt["dataroot"])[1])
 
 
 def prepare(opt):
     """Writes the two LMDBs of a PhotoDataset unless both are there; says in one log line what it did.
 
+    Args:
+        opt: the dataset's options, which PhotoDataset.check_options has accepted.
+
     Raises:
-        UserError: what is there was made from something else, or a photograph cannot be used.
+        UserError: what is there was made from something else, or the disk is full.
     """
-    paths, manifests = lmdb_paths(opt["dataroot"]), _manifests(opt)
-    if all([check_lmdb(path, manifest) for path, manifest in zip(paths, manifests, strict=True)]):
+    if _is_there(opt):
         return
+    paths, manifests = lmdb_paths(opt["dataroot"]), _manifests(opt)
     start, count = time.perf_counter(), 0
     size, photos = opt.get("sub_image_size"), find_photos(opt["photos"])
     with ExitStack() as stack:
@@ -110,6 +126,38 @@ def prepare(opt):
         f'PhotoDataset: {len(photos)} photographs of {opt["photos"]} -> {count} pairs '
         f'({"whole" if size is None else f"{size}x{size}"}, x{opt["scale"]}) in {paths[1]} and {paths[0]}, '
         f'{time.perf_counter() - start:.1f} s')
+
+
+def _is_there(opt):
+    """Whether both databases are there and fit; looks at both, so that neither is found wrong later."""
+    return all([check_lmdb(path, manifest)
+                for path, manifest in zip(lmdb_paths(opt["dataroot"]), _manifests(opt), strict=True)])
+
+
+def _check_place(opt):
+    """Refuses a dataroot that has no name, lies among the photographs, or cannot be written to."""
+    dataroot = opt["dataroot"]
+    if os.path.basename(os.path.normpath(os.path.expanduser(dataroot))) in ("", ".", ".."):
+        raise UserError(f"dataroot {dataroot} has no name: give it one, as in datasets/NAME.")
+    folder = lmdb_paths(dataroot)[0].parent
+    if opt["photos"] not in EMBEDDED:
+        photos = Path(os.path.realpath(os.path.expanduser(opt["photos"])))
+        if Path(os.path.realpath(folder)).is_relative_to(photos):
+            raise UserError(f'dataroot {dataroot} lies inside {opt["photos"]}, the folder of photographs: choose one '
+                            f'outside.')
+    nearest = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"dataroot {dataroot} cannot be written: {nearest} is no folder, or is not yours to write to.")
+
+
+def _least_side(opt):
+    """How many pixels the sides of every photograph must have, and what to do where they have not."""
+    gt_size = opt["gt_size"] if opt.get("phase") == "train" else 0
+    size = opt.get("sub_image_size")
+    if size is not None:
+        return size, "take it away or choose a smaller sub_image_size"
+    least = 8 * opt["scale"]  # imresize mirrors up to two LR pixels at each border
+    return max(least, gt_size), "take it away" + (" or choose a smaller gt_size" if gt_size > least else "")
 
 
 def _manifests(opt):

@@ -4,8 +4,6 @@ Array legend: H, W pixels of GT; images are uint8 (H, W, 3) BGR as BasicSR store
 """
 
 import functools
-import hashlib
-import io
 import os
 import re
 import unicodedata
@@ -15,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 from basicsr.utils.matlab_functions import imresize
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from alignvar_arch.data.lmdb_store import file_sha256
 from alignvar_arch.errors import UserError
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -47,7 +46,10 @@ class Photo(NamedTuple):
 
     def describe(self):
         """What identifies the picture's content, for the manifest."""
-        entry = {"name": self.name, "sha256": _sha256(self.path, *_stamp(self.path))}
+        try:
+            entry = {"name": self.name, "sha256": file_sha256(self.path)}
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
         return entry if self.box is None else {**entry, "box": list(self.box)}
 
 
@@ -58,7 +60,7 @@ def find_photos(photos):
         photos: `scikit-image/train`, `scikit-image/val` or a folder, relative to the current one.
 
     Raises:
-        UserError: there is no such folder, or no photograph in it.
+        UserError: there is no such folder, no photograph in it, or a link in it that leads nowhere.
     """
     if photos in EMBEDDED:
         folder = _scikit_image_data()
@@ -67,16 +69,36 @@ def find_photos(photos):
         if missing:
             raise UserError(f"{folder} has no {missing[0]}: install a scikit-image that ships it (0.21 to 0.26 do).")
         return found
-    folder = Path(photos)
+    folder = Path(os.path.expanduser(photos))
     if not folder.is_dir():
         raise UserError(f'photos: there is no folder {photos}: give a folder of photographs or one of '
                         f'{", ".join(EMBEDDED)}.')
-    paths = [Path(root, file) for root, _, files in os.walk(folder, followlinks=True) for file in files]
-    found = [Photo(path.relative_to(folder).as_posix(), path) for path in paths
+    found = [Photo(path.relative_to(folder).as_posix(), path) for path in _files(folder)
              if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
     if not found:
         raise UserError(f'photos: the folder {photos} holds no photographs ({", ".join(sorted(SUFFIXES))}).')
+    for photo in found:
+        if not photo.path.is_file():
+            raise UserError(f"{photo.path} is a link that leads nowhere, or no file: mend it or take it away.")
     return sorted(found)
+
+
+def _files(folder):
+    """Every file in a folder and its sub-folders, each folder once: links may lead in circles."""
+    seen = set()
+    for root, folders, files in os.walk(folder, onerror=_stop, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()  # which of two ways to a folder is taken must not depend on the disk
+        yield from (Path(root, file) for file in files)
+
+
+def _stop(error):
+    raise UserError(f"photos: the folder {error.filename} cannot be read ({error.strerror}): mend it or take it "
+                    f"away.") from error
 
 
 def read_photo(photo):
@@ -90,14 +112,31 @@ def read_photo(photo):
     """
     try:
         # PIL, for it refuses a file that is cut short where OpenCV fills in grey
-        with Image.open(io.BytesIO(photo.path.read_bytes())) as image:
-            mode = image.mode
+        with Image.open(photo.path) as image:
+            deep = _is_deep(image)
             rgb = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{photo.path} cannot be read as an image ({error}): mend it or take it away.") from error
-    if mode.startswith(("I", "F")):
-        raise UserError(f"{photo.path} has more than 8 bits a channel (mode {mode}): save it with 8.")
+    except Exception as error:  # what PIL's decoders raise on a damaged file has no common class
+        raise _unreadable(photo.path, error) from error
+    if deep:
+        raise UserError(f"{photo.path} has more than 8 bits a channel: save it with 8.")
     return np.ascontiguousarray(np.asarray(rgb.crop(photo.box))[..., ::-1])
+
+
+def check_photo(photo, least, mend):
+    """Reads a photograph once in a process, and refuses it where it cannot be used.
+
+    Args:
+        photo: the Photo.
+        least: how many pixels both its sides must have.
+        mend: what to do where they have not.
+
+    Raises:
+        UserError: see read_photo; or the photograph is too small.
+    """
+    status = photo.path.stat()
+    height, width = _shape(photo, photo.path.absolute(), status.st_size, status.st_mtime_ns)
+    if min(height, width) < least:
+        raise UserError(f"{photo.path} is {width}x{height}, too small to cut {least}x{least} from: {mend}.")
 
 
 def cut_pairs(photo, scale, size, step):
@@ -112,14 +151,10 @@ def cut_pairs(photo, scale, size, step):
         step: distance between sub-images, a multiple of scale; the last one of a row lies flush with the edge.
 
     Raises:
-        UserError: the photograph cannot be read, or is smaller than a sub-image.
+        UserError: see read_photo.
     """
     gt = read_photo(photo)
     height, width = (side - side % scale for side in gt.shape[:2])
-    least = size or 8 * scale  # imresize mirrors up to two LR pixels at each border
-    if min(height, width) < least:
-        raise UserError(f"{photo.path} is {gt.shape[1]}x{gt.shape[0]}, too small to cut {least}x{least} from: take it "
-                        f"away or choose a smaller sub_image_size.")
     gt = gt[:height, :width]
     lq = imresize(gt.astype(np.float32) / 255, 1 / scale)
     lq = (lq.clip(0, 1) * 255).round().astype(np.uint8)
@@ -154,12 +189,25 @@ def _scikit_image_data():
     return Path(spec.submodule_search_locations[0], "data")
 
 
-def _stamp(path):
-    """Size and time of change of a file: while both stay, its hash need not be computed again."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
 @functools.cache
-def _sha256(path, size, mtime_ns):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _shape(photo, _path, _size, _mtime_ns):
+    return read_photo(photo).shape[:2]
+
+
+def _is_deep(image):
+    """Whether an opened, not yet loaded image has more than 8 bits a channel.
+
+    PIL shows it by the mode where the image is grey. A colour image it cuts down to 8 bits without a word; there only
+    the decoder's arguments tell: a raw mode such as RGB;16B, or for PPM the largest value. (BGR;16 is BMP's 5-6-5.)
+    """
+    if image.mode.startswith(("I", "F")):
+        return True
+    arguments = [tile[3] for tile in image.tile]
+    first = [argument[0] if isinstance(argument, tuple) else argument for argument in arguments]
+    return any(isinstance(raw_mode, str) and re.search(";16[BLN]", raw_mode) for raw_mode in first) or (
+        image.format == "PPM" and any(argument[-1] > 255 for argument in arguments if isinstance(argument, tuple)))
+
+
+def _unreadable(path, error):
+    reason = "no known format" if isinstance(error, UnidentifiedImageError) else error
+    return UserError(f"{path} cannot be read as an image ({reason}): mend it or take it away.")
