@@ -195,7 +195,7 @@ def test_database_damaged_after_it_was_checked_is_named():
     data = lmdb_paths("datasets/mine_x4")[0] / "data.mdb"
     content = data.read_bytes()
     data.write_bytes(content[:8192] + bytes(len(content) - 8192))  # the two pages that opening reads stay
-    with pytest.raises(UserError, match="datasets/mine_x4_lq.lmdb or .* can no longer be read"):
+    with pytest.raises(UserError, match="datasets/mine_x4_lq.lmdb is damaged"):
         dataset[0]
 
 

@@ -7,7 +7,6 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import lmdb
 import torch.distributed
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils import get_root_logger
@@ -39,7 +38,7 @@ class PhotoDataset(PairedImageDataset):
             - sub_image_step: distance between the squares, a multiple of scale; None (default) means sub_image_size.
 
     Raises:
-        UserError: see check_options; also a disk that is full, and data that became unreadable later.
+        UserError: see check_options; also a disk that is full.
     """
 
     def __init__(self, opt):
@@ -52,13 +51,6 @@ class PhotoDataset(PairedImageDataset):
             prepare(opt)
         lq, gt = lmdb_paths(opt["dataroot"])
         super().__init__({**opt, "dataroot_lq": str(lq), "dataroot_gt": str(gt), "io_backend": {"type": "lmdb"}})
-
-    def __getitem__(self, index):
-        try:
-            return super().__getitem__(index)
-        except lmdb.Error as error:
-            raise UserError(f"{self.lq_folder} or {self.gt_folder} can no longer be read ({error}): move both away, "
-                            f"and they are written again.") from error
 
     @staticmethod
     def check_options(opt):
