@@ -20,7 +20,7 @@ from alignvar_arch.inference.tiles import tiled
 
 TOKENIZER = "alignvar_arch:weights/tokenizer_x4_small.safetensors"
 MODEL = "alignvar_arch:weights/alignvar_x4_small.safetensors"
-SCALE, OVERLAP, BATCH = 4, 8, 8
+SCALE, BATCH = 4, 8
 
 
 def load(path: str) -> torch.nn.Module:
@@ -49,16 +49,23 @@ def reconstruct(tokenizer: AlignVARTokenizer, gt: torch.Tensor, lr: torch.Tensor
         f_hat = tokenizer.encode(tokenizer.to_target(gt, lr)).cumulative[-1]
         return tokenizer.to_image(tokenizer.decode(f_hat), lr)
 
-    return tiled(one, lr, gt, scale=SCALE, tile=tokenizer.image_side // SCALE, overlap=OVERLAP, batch=BATCH).clamp(0, 1)
+    return _tiled(one, tokenizer, lr, gt)
 
 
-def upscale(model: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor) -> torch.Tensor:
-    """Return the model's picture of an LR, greedy, guidance 0, tile by tile, in [0, 1]."""
+def upscale(model: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor, **sampling) -> torch.Tensor:
+    """Return the model's picture of an LR, guidance 0, seed 0, in [0, 1]; ``sampling`` as for ``generate``."""
+    draw, noise = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+
     def one(lr):
-        made = model.generate(lr, tokenizer.quantize, model.structure(lr, torch.Generator().manual_seed(0)))
+        made = model.generate(lr, tokenizer.quantize, model.structure(lr, noise), generator=draw, **sampling)
         return tokenizer.to_image(tokenizer.decode(made.f_hat), lr)
 
-    return tiled(one, lr, scale=SCALE, tile=tokenizer.image_side // SCALE, overlap=OVERLAP, batch=BATCH).clamp(0, 1)
+    return _tiled(one, tokenizer, lr)
+
+
+def _tiled(function, tokenizer: AlignVARTokenizer, *pictures: torch.Tensor) -> torch.Tensor:
+    tile = tokenizer.image_side // SCALE
+    return tiled(function, *pictures, scale=SCALE, tile=tile, overlap=tile // 4, batch=BATCH).clamp(0, 1)
 
 
 def machine() -> str:

@@ -3,7 +3,7 @@
     ALIGNVAR_LPIPS=FOLDER python benchmarks/quality.py --sets set5=HR_FOLDER set14=HR_FOLDER
 
 Protocol: ×4, LR by MATLAB's bicubic kernel rounded to 8 bits, PSNR and SSIM on Y and LPIPS-squeeze on RGB, all without
-a border of 4 pixels; greedy, guidance 0.
+a border of 4 pixels; guidance 0, seed 0; sampling as in options/alignvar_x4_test.yml.
 """
 import argparse
 import json
@@ -26,6 +26,9 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--tokenizer", default=common.TOKENIZER)
     parser.add_argument("--model", default=common.MODEL, help="'none' leaves the transformer out")
+    parser.add_argument("--top_k", type=int, default=0, help="1 is greedy")
+    parser.add_argument("--top_p", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--save", help="folder for the pictures")
     parser.add_argument("--json", help="file for the figures")
     args = parser.parse_args()
@@ -34,7 +37,8 @@ def main() -> None:
                "tokenizer": lambda gt, lr: common.reconstruct(tokenizer, gt, lr)}
     if args.model != "none":
         model = common.load(args.model)
-        methods["alignvar"] = lambda gt, lr: common.upscale(model, tokenizer, lr)
+        sampling = {"top_k": args.top_k, "top_p": args.top_p, "temperature": args.temperature}
+        methods["alignvar"] = lambda gt, lr: common.upscale(model, tokenizer, lr, **sampling)
     print(common.machine())
     result = {}
     for name, folder in (entry.split("=", 1) for entry in args.sets):
