@@ -175,6 +175,10 @@ def _put(opt, key, value):
     ("train.hcc_opt", {"type": "L1Loss"}, ["train.hcc_opt.type", "L1Loss", "HCCLoss"]),
     ("train.pixel_opt", {"type": "L1Loss"}, ["train.pixel_opt"]),
     ("train.bad_quality_rate", 3, ["train.bad_quality_rate", "3"]),
+    ("train.bad_quality_rate", None, ["train.bad_quality_rate", "None"]),
+    ("train.ce_opt.label_smoothing", 2, ["label_smoothing", "2"]),
+    ("network_g.depth", 0, ["depth", "0"]),
+    ("network_g.drop_path", -1, ["drop_path", "-1"]),
     ("val.guidance", "2", ["val.guidance"]),
     ("val.tile_overlap", 4, ["val.tile_overlap", "from 0 to 3"]),
     ("val.tile_batch", 0, ["val.tile_batch"]),
@@ -218,6 +222,7 @@ def test_a_checkpoint_converts_to_safetensors_with_its_metadata(options, capsys)
     ("datasets.train.gt_size", 32, ["gt_size", "32", "16"]),
     ("train.quantise_from", 4, ["train.quantise_from"]),
     ("train.vq_opt", None, ["train.vq_opt"]),
+    ("train.vq_opt.beta", -1, ["beta", "-1"]),
     ("train.perceptual_opt", {"type": "L1Loss"}, ["train.perceptual_opt"]),
 ])
 def test_a_tokenizer_that_cannot_train_is_refused(options, capsys, key, value, words):

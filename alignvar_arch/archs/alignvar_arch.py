@@ -67,7 +67,8 @@ class AlignVAR(nn.Module):
         drop_path: highest stochastic-depth rate, reached linearly in the last block; None is 0.1·depth/24.
 
     Raises:
-        ValueError: heads that do not divide the width, an unknown ``sca``, an impossible schedule.
+        ValueError: heads that do not divide the width, no blocks, a ``drop_path`` out of range, an unknown ``sca``, an
+            impossible schedule.
     """
 
     def __init__(self, *, depth: int = 24, embed_dim: int = 1536, num_heads: int = 24, mlp_ratio: int = 4,
@@ -77,6 +78,10 @@ class AlignVAR(nn.Module):
         super().__init__()
         if embed_dim % num_heads or embed_dim // num_heads % 4:
             raise ValueError(f"embed_dim / num_heads must be a multiple of 4, not {embed_dim} / {num_heads}")
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, not {depth}")
+        if drop_path is not None and not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path must be from 0 to below 1, not {drop_path}")
         # YAML reads a bare `off` as False.
         sca = "off" if sca is False else sca
         if sca not in ("laplacian", "random", "off"):

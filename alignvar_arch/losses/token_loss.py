@@ -12,10 +12,15 @@ class TokenCrossEntropyLoss(nn.Module):
     Args:
         loss_weight: factor.
         label_smoothing: share of the target spread over all codes, in [0, 1).
+
+    Raises:
+        ValueError: a smoothing outside of that.
     """
 
     def __init__(self, *, loss_weight: float = 1.0, label_smoothing: float = 0.0):
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be from 0 to below 1, not {label_smoothing}")
         self.loss_weight = loss_weight
         self.label_smoothing = label_smoothing
 

@@ -14,11 +14,16 @@ class VQLoss(nn.Module):
 
     Args:
         loss_weight: factor.
-        beta: commitment of the encoder to the codes.
+        beta: commitment of the encoder to the codes, 0 or more.
+
+    Raises:
+        ValueError: a negative beta.
     """
 
     def __init__(self, *, loss_weight: float = 1.0, beta: float = 0.25):
         super().__init__()
+        if not beta >= 0:
+            raise ValueError(f"beta must be 0 or more, not {beta}")
         self.loss_weight, self.beta = loss_weight, beta
 
     def forward(self, encoded: Encoded) -> torch.Tensor:

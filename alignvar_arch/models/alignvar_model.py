@@ -69,8 +69,8 @@ class AlignVARModel(TokenModel):
         self.bad_quality_rate = train_opt.get("bad_quality_rate", 0.0)
         self.noise = torch.Generator().manual_seed(self.opt["manual_seed"])  # of `sca: random`
 
-    def metadata(self, current_iter):
-        return {**super().metadata(current_iter), "bad_quality_rate": str(self.bad_quality_rate),
+    def metadata(self):
+        return {**super().metadata(), "bad_quality_rate": str(self.bad_quality_rate),
                 "codebook": codebook_hash(self.tokenizer.quantize.embedding.weight)}
 
     @torch.no_grad()

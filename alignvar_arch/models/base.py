@@ -33,6 +33,7 @@ class TokenModel(SRModel):
         self.net_g.train()
         self.ema_decay = train_opt.get("ema_decay", 0)
         # Resuming loads weights too, but its average is as old as its iteration says.
+        self.iteration = 0
         self.from_scratch = load_path is None or bool(self.opt["path"].get("resume_state"))
         if self.ema_decay > 0:
             get_root_logger().info(f"Use Exponential Moving Average with decay: {self.ema_decay}")
@@ -55,6 +56,7 @@ class TokenModel(SRModel):
 
     def optimise(self, loss: torch.Tensor, current_iter: int) -> None:
         """Take one step down ``loss``, with the options' clipping and averaging."""
+        self.iteration = current_iter
         self.optimizer_g.zero_grad()
         loss.backward()
         if self.opt["train"].get("grad_clip"):
@@ -96,10 +98,10 @@ class TokenModel(SRModel):
         super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
         self.scale_log.report(dataloader.dataset.opt["name"], tb_logger, current_iter)
 
-    def metadata(self, current_iter: int) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """What a checkpoint says of itself: the network's options, the scale, the iteration."""
         return {"network": json.dumps(self.opt["network_g"]), "scale": str(self.opt["scale"]),
-                "iter": str(current_iter)}
+                "iter": str(self.iteration)}
 
     @master_only
     def save_network(self, net, net_label, current_iter, param_key="params"):
@@ -107,7 +109,7 @@ class TokenModel(SRModel):
         nets, keys = (x if isinstance(x, list) else [x] for x in (net, param_key))
         content = {key: {name: value.cpu() for name, value in self.get_bare_model(network).state_dict().items()}
                    for key, network in zip(keys, nets, strict=True)}
-        content["metadata"] = self.metadata(current_iter)
+        content["metadata"] = self.metadata()
         name = "latest" if current_iter == -1 else current_iter
         path = os.path.join(self.opt["path"]["models"], f"{net_label}_{name}.pth")
         write_pth(path, content)
@@ -138,7 +140,8 @@ def check_geometry(opt: dict, tokenizer_key: str) -> None:
                         f"{side}.")
     check_range(opt, "val.tile_overlap", 0, side // scale - 1, whole=True)
     check_range(opt, "val.tile_batch", 1, whole=True)
-    check_range(opt, "train.grad_clip", 0)
+    if (opt.get("train") or {}).get("grad_clip") is not None:  # null is no clipping
+        check_range(opt, "train.grad_clip", 0)
     if not opt["is_train"] and not opt["path"].get("pretrain_network_g"):
         raise UserError("path.pretrain_network_g: missing; a test needs trained weights.")
 
@@ -146,9 +149,9 @@ def check_geometry(opt: dict, tokenizer_key: str) -> None:
 def check_range(opt: dict, path: str, low: float, high: float = math.inf, whole: bool = False) -> None:
     """Raise UserError where an option, if given, is not a number from ``low`` to ``high``."""
     block, key = path.split(".")
-    value = (opt.get(block) or {}).get(key)
-    if value is None:
+    if key not in (opt.get(block) or {}):
         return
+    value = opt[block][key]
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not low <= value <= high or (whole and value != int(value)):
         kind = "whole number" if whole else "number"
