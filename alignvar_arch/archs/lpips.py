@@ -51,9 +51,9 @@ def lpips_weights_missing(folder=None):
     features, linear = find_lpips_weights(folder)
     wanted = []
     if features is None:
-        wanted.append("squeezenet1_1-b8a52dc0.pth (torchvision's SqueezeNet 1.1, from download.pytorch.org/models)")
+        wanted.append("squeezenet1_1-b8a52dc0.pth (torchvision's SqueezeNet 1.1 weights)")
     if linear is None:
-        wanted.append("lin_v0.1_squeeze.pth (in github.com/richzhang/PerceptualSimilarity: "
+        wanted.append("lin_v0.1_squeeze.pth (of richzhang/PerceptualSimilarity on GitHub: "
                       "lpips/weights/v0.1/squeeze.pth)")
     if not wanted:
         return None

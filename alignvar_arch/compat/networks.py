@@ -71,8 +71,8 @@ def _naming_vgg(construct):
             construct(self, *arguments, **named)
         except OSError as error:
             raise UserError(
-                f"PerceptualLoss needs VGG weights, and their download failed ({error}); put vgg19-dcbb9e9d.pth from "
-                "download.pytorch.org/models into experiments/pretrained_models, or leave perceptual_opt out."
+                f"PerceptualLoss needs VGG weights, and their download failed ({error}); put vgg19-dcbb9e9d.pth, "
+                "torchvision's VGG-19, into experiments/pretrained_models, or leave perceptual_opt out."
             ) from error
 
     return wrapper
