@@ -1,9 +1,9 @@
 """Encoder and decoder around the residual pyramid. Attribute names are the public VAR checkpoint's.
 
 With ``patch_path`` a linear map of whole patches runs beside each of them, and the convolutions begin at zero: the pair
-starts as a linear autoencoder, which fine residuals need. The normalisation before each last convolution takes away
-the amplitude that tells a flat residual from a strong one, and without the path training stands still (measured: 0.0 dB
-gained on bicubic in 150 iterations against 1.7 to 2.6 dB).
+starts as a linear autoencoder, which fine residuals need. Without the path training stood still (measured: 0.0 dB
+gained on bicubic in 150 iterations against 1.7 to 2.6 dB), probably because the normalisation before each last
+convolution takes away the amplitude that tells a flat residual from a strong one; the cause was not isolated.
 
 Widths are ``ch · ch_mult[level]``; level 0 has the picture's resolution, each further level half of the one before.
 Attention stands at the latent's resolution only.
