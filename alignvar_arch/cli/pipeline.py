@@ -8,7 +8,7 @@ from pathlib import Path
 from basicsr.utils import logger as basicsr_logger
 
 from alignvar_arch import options
-from alignvar_arch.cli.datasets import Builder
+from alignvar_arch.options.datasets import Builder
 from alignvar_arch.errors import UserError
 
 
