@@ -124,14 +124,17 @@ class AlignVAR(nn.Module):
                 nn.init.trunc_normal_(linear.weight, std=0.02 / (2 * depth) ** 0.5)
             nn.init.ones_(block.ada_lin[1].bias[:2 * self.head.in_features])  # gamma1, gamma2
 
-    def structure(self, lr: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor | None:
+    def structure(self, lr: torch.Tensor, generator: torch.Generator | None = None,
+                  sca: str | None = None) -> torch.Tensor | None:
         """Return SCA's s̄ of all scales, (B, L, 1) in [0, 1], made once an image; None with ``sca: off``.
 
-        ``generator`` (on the CPU) draws the noise of ``sca: random``, whatever device the LR is on.
+        ``generator`` (on the CPU) draws the noise of ``sca: random``, whatever device the LR is on. ``sca`` is another
+        source than the one trained with, for diagnosis.
         """
-        if self.sca == "off":
+        sca = sca or self.sca
+        if sca == "off":
             return None
-        if self.sca == "random":
+        if sca == "random":
             source = torch.rand(lr.shape[0], 1, *lr.shape[-2:], generator=generator).to(lr.device)
         else:
             source = laplacian_map(lr)
@@ -185,7 +188,8 @@ class AlignVAR(nn.Module):
             structure: ``self.structure(lr)``.
             guidance: strength of guidance away from the bad quality label; 0 runs the good branch alone.
             top_k, top_p, temperature, generator: see ``sampling.choose``; the default is greedy.
-            forced: token maps to take instead of the chosen ones (teacher-forced generation, for tests and diagnosis).
+            forced: token maps of the first ``len(forced)`` scales, taken instead of chosen ones (for tests and
+                diagnosis).
         """
         branches = 2 if guidance > 0 else 1
         batch = lr.shape[0]
@@ -208,7 +212,8 @@ class AlignVAR(nn.Module):
             logits = self.head(self.head_nm(x[:, -self.schedule.lengths[k]:], condition))
             if branches == 2:
                 logits = guide(*logits.chunk(2), guidance, k, self.schedule.last)
-            chosen = choose(logits, top_k, top_p, temperature, generator) if forced is None else forced[k]
+            given = forced is not None and k < len(forced)
+            chosen = forced[k] if given else choose(logits, top_k, top_p, temperature, generator)
             maps.append(chosen.view(batch, self.schedule.sides[k], self.schedule.sides[k]))
             f_hat = f_hat + pyramid.step(k, pyramid.lookup(maps[-1]))
         return Generation(f_hat, maps)

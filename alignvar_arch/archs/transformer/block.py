@@ -35,13 +35,17 @@ class Attention(nn.Module):
         self.register_buffer("zero_k_bias", torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: torch.Tensor, rope: torch.Tensor, ends: Sequence[int] | None = None,
-                cache: KVCache | None = None) -> torch.Tensor:
-        """x (B, N, C), rope (2, N, D/2) → (B, N, C): a whole sequence with ``ends``, or the next level with a cache."""
+    def queries_keys_values(self, x: torch.Tensor, rope: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return what attends: q and k normalised, scaled and rotated, and v, (B, H, N, D) each."""
         qkv = F.linear(x, self.mat_qkv.weight, torch.cat([self.q_bias, self.zero_k_bias, self.v_bias]))
         q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads)
         q = F.normalize(q, dim=-1) * self.scale_mul_1H11.clamp(max=LARGEST_LOG_SCALE).exp().to(q.dtype)
-        q, k = rotate(q, rope), rotate(F.normalize(k, dim=-1), rope)
+        return rotate(q, rope), rotate(F.normalize(k, dim=-1), rope), v
+
+    def forward(self, x: torch.Tensor, rope: torch.Tensor, ends: Sequence[int] | None = None,
+                cache: KVCache | None = None) -> torch.Tensor:
+        """x (B, N, C), rope (2, N, D/2) → (B, N, C): a whole sequence with ``ends``, or the next level with a cache."""
+        q, k, v = self.queries_keys_values(x, rope)
         if cache is None:
             out = attend_block_causal(q, k, v, ends, scale=1.0)
         else:
