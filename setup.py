@@ -24,6 +24,7 @@ setup(
         "lmdb>=1.4",
         "opencv-python>=4.8",
         "einops>=0.7",
+        "matplotlib>=3.7",
         "numpy>=1.23",
         "pillow>=9.1",
         "pyyaml>=6.0",
