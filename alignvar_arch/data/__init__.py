@@ -1,5 +1,6 @@
 """Registered datasets."""
 
+from alignvar_arch.data.evaluation_dataset import EvaluationDataset
 from alignvar_arch.data.photo_dataset import PhotoDataset
 
-__all__ = ["PhotoDataset"]
+__all__ = ["EvaluationDataset", "PhotoDataset"]

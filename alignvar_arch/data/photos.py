@@ -156,8 +156,7 @@ def cut_pairs(photo, scale, size, step):
     gt = read_photo(photo)
     height, width = (side - side % scale for side in gt.shape[:2])
     gt = gt[:height, :width]
-    lq = imresize(gt.astype(np.float32) / 255, 1 / scale)
-    lq = (lq.clip(0, 1) * 255).round().astype(np.uint8)
+    lq = bicubic_lr(gt, scale)
     if size is None:
         yield lq, gt
         return
@@ -165,6 +164,20 @@ def cut_pairs(photo, scale, size, step):
         for left in _starts(width, size, step):
             y, x, side = top // scale, left // scale, size // scale
             yield lq[y:y + side, x:x + side], gt[top:top + size, left:left + size]
+
+
+def bicubic_lr(gt, scale):
+    """Makes LR with MATLAB's bicubic kernel.
+
+    Args:
+        gt: uint8 array (H, W, 3), both sides multiples of scale and at least twice as large.
+        scale: factor between GT and LR.
+
+    Returns:
+        uint8 array (H / scale, W / scale, 3), rounded.
+    """
+    lq = imresize(gt.astype(np.float32) / 255, 1 / scale)
+    return (lq.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def ascii_key(index, photo):

@@ -12,7 +12,7 @@ from basicsr.utils.dist_util import get_dist_info, init_dist
 
 from alignvar_arch.compat import lmdb_backend
 from alignvar_arch.errors import UserError
-from alignvar_arch.options import reader
+from alignvar_arch.options import overrides, reader
 
 __all__ = ["Parser", "parse_options", "validated"]
 
@@ -26,8 +26,8 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see `{self.prog} -h`.")
 
 
-def argument_parser(prog: str) -> Parser:
-    """Returns a parser of BasicSR's own flags."""
+def argument_parser(prog: str, is_train: bool = True) -> Parser:
+    """Returns a parser of BasicSR's own flags; in tests, of `--weights` and `--sets` too."""
     parser = Parser(prog=prog, allow_abbrev=False)
     parser.add_argument("-opt", required=True, metavar="FILE", help="options file (YAML)")
     parser.add_argument("--auto_resume", action="store_true", help="continue from the newest training state")
@@ -36,7 +36,17 @@ def argument_parser(prog: str) -> Parser:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--force_yml", nargs="+", default=None, metavar="KEY:KEY=VALUE",
                         help="replace values of the file, e.g. train:total_iter=10")  # fmt: skip
+    parser.set_defaults(weights=None, sets=None)
+    if not is_train:
+        add_overrides(parser)
     return parser
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Adds `--weights` and `--sets`, which `validated` reads."""
+    parser.add_argument("--weights", metavar="PATH", help="load network_g from this file")
+    parser.add_argument("--sets", nargs="+", action="extend", metavar="NAME=HR[,LR]",
+                        help="test on these folders or LMDBs; without LR it is made, bicubic")  # fmt: skip
 
 
 def parse_options(root_path: str, is_train: bool = True, argv: list[str] | None = None, prog: str | None = None):
@@ -54,7 +64,7 @@ def parse_options(root_path: str, is_train: bool = True, argv: list[str] | None 
     Raises:
         UserError: for whatever is wrong with the options; nothing has been created by then.
     """
-    args = argument_parser(prog or os.path.basename(sys.argv[0])).parse_args(argv)
+    args = argument_parser(prog or os.path.basename(sys.argv[0]), is_train).parse_args(argv)
     opt, dropped = validated(args, root_path, is_train)
     for sentence in dropped:
         print(f"warning: {sentence}", file=sys.stderr)
@@ -77,8 +87,10 @@ def validated(args: argparse.Namespace, root: str, is_train: bool) -> tuple[dict
 
     opt = reader.read(args.opt)
     reader.force(opt, args.force_yml or [])
+    overrides.use_sets(opt, args.sets)
     try:
         check.check_structure(opt, is_train)
+        overrides.use_weights(opt, args.weights)
         complete(opt, args, root, is_train)
         check.check_device(opt, args.launcher)
         _check_trained(opt, args.opt)
@@ -94,10 +106,14 @@ def validated(args: argparse.Namespace, root: str, is_train: bool) -> tuple[dict
 
 
 def _check_trained(opt: dict, file: str) -> None:
-    """Refuses weights of an experiment that has not run here yet, with the command that runs it."""
+    """Refuses weights that are not here yet, with the command that trains them or the way to public ones."""
     for key, path in opt["path"].items():
-        if key.startswith("pretrain_network_") and isinstance(path, str) and path.startswith("experiments/") \
-                and not os.path.isfile(path):
+        if not key.startswith("pretrain_network_") or not isinstance(path, str) or os.path.isfile(path):
+            continue
+        if path.startswith("weights/") and key == "pretrain_network_g":
+            raise UserError(f"path.{key}: there is no {path} here; put the public checkpoint there, which the head of "
+                            "the options file names, or give its path by --weights.")
+        if path.startswith("experiments/"):
             trainer = file.replace("_test.yml", ".yml")
             command = f": basicsr train -opt {trainer}" if trainer != file and os.path.isfile(trainer) else ""
             raise UserError(f"path.{key}: there is no {path} here; train {path.split('/')[1]} first{command}.")
