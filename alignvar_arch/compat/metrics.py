@@ -21,6 +21,7 @@ _BLOCK = 96  # pixels; NIQE compares statistics of blocks of this side, and need
 def install() -> None:
     """Goes when BasicSR's `calculate_niqe` returns nan by itself."""
     guarded = _guard(niqe.calculate_niqe)
+    guarded.better = "lower"  # BasicSR takes higher where the options do not say
     patch.everywhere(niqe.calculate_niqe, guarded)
     METRIC_REGISTRY._obj_map["calculate_niqe"] = guarded
 

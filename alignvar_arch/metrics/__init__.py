@@ -1,5 +1,6 @@
-"""Registered metrics."""
+"""Registered metrics, their short names, and what a report says of them."""
 
 from alignvar_arch.metrics.lpips_squeeze import calculate_lpips_squeeze
+from alignvar_arch.metrics.names import NAMES, describe, version
 
-__all__ = ["calculate_lpips_squeeze"]
+__all__ = ["NAMES", "calculate_lpips_squeeze", "describe", "version"]

@@ -1,13 +1,14 @@
 """LPIPS-squeeze as a BasicSR metric."""
 
 import functools
+import hashlib
 
-import numpy as np
 import torch
-from basicsr.metrics.metric_util import reorder_image
 from basicsr.utils.registry import METRIC_REGISTRY
 
 from alignvar_arch.archs.lpips import LPIPSSqueeze, find_lpips_weights, lpips_weights_missing
+from alignvar_arch.metrics.images import check_pair, to_tensor
+from alignvar_arch.version import __version__
 
 
 @METRIC_REGISTRY.register()
@@ -15,7 +16,7 @@ def calculate_lpips_squeeze(img, img2, crop_border, input_order="HWC", weights=N
     """LPIPS with SqueezeNet 1.1; lower is better. On the CPU, so that every machine reports the same figure.
 
     Args:
-        img: BGR image, range [0, 255], (H, W, 3), or (3, H, W) with input_order CHW.
+        img: BGR or grey image, range [0, 255], (H, W, 3), (H, W), or (3, H, W) with input_order CHW.
         img2: the image to compare with, of the same shape.
         crop_border: pixels to leave out at each edge.
         input_order: HWC or CHW.
@@ -29,10 +30,9 @@ def calculate_lpips_squeeze(img, img2, crop_border, input_order="HWC", weights=N
         UserError: weights are missing or damaged, or the images are too small.
         ValueError: the images' shapes differ.
     """
-    if img.shape != img2.shape:
-        raise ValueError(f"LPIPS compares images of one shape, not {img.shape} with {img2.shape}.")
+    check_pair(img, img2, "LPIPS")
     with torch.no_grad():
-        a, b = (_to_tensor(image, crop_border, input_order) for image in (img, img2))
+        a, b = (to_tensor(image, crop_border, input_order) for image in (img, img2))
         return _model(weights, find_lpips_weights(weights))(a, b).item()
 
 
@@ -41,15 +41,18 @@ def unavailable(*, weights=None, **kwargs):
     return lpips_weights_missing(weights)
 
 
+def version(*, weights=None, **kwargs):
+    """What the figure depends on. The hash is of the values, which several forms of the weight files share."""
+    digest = hashlib.sha256()
+    for name, value in sorted(_model(weights, find_lpips_weights(weights)).state_dict().items()):
+        digest.update(name.encode() + value.float().numpy().tobytes())
+    return f"alignvar {__version__}, weights {digest.hexdigest()[:12]}"
+
+
+calculate_lpips_squeeze.label = "LPIPS (SqueezeNet)"
+calculate_lpips_squeeze.better = "lower"
 calculate_lpips_squeeze.unavailable = unavailable
-
-
-def _to_tensor(image, crop_border, input_order):
-    """BGR in [0, 255] to an RGB tensor (1, 3, H, W) in [0, 1]."""
-    image = reorder_image(image, input_order=input_order)
-    height, width = image.shape[:2]
-    image = image[crop_border:height - crop_border, crop_border:width - crop_border, ::-1]
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255)[None]
+calculate_lpips_squeeze.version = version
 
 
 @functools.lru_cache(maxsize=1)
