@@ -85,7 +85,7 @@ def check_structure(opt: dict, is_train: bool) -> None:
             if key == "val" and opt[key] is None and is_train:
                 continue
             raise UserError(f"{key}: is {opt[key]!r}, but must be a block of keys.")
-    _check_name(opt["name"], "name")
+    check_name(opt["name"], "name")
     check_finite(opt)
     model = registered(MODEL_REGISTRY, opt["model_type"], "model_type")
     _check_keys(opt, _strings(_LOOP) | known_keys.known(model) | _UNREAD, "")
@@ -104,7 +104,7 @@ def check_structure(opt: dict, is_train: bool) -> None:
     _check_datasets(opt, is_train)
 
 
-def _check_name(name, path: str) -> None:
+def check_name(name, path: str) -> None:
     """Refuses what cannot name a folder, or names one elsewhere."""
     if not isinstance(name, str) or not name.isprintable() or "/" in name or name.strip(" .") == "" \
             or len(name.encode()) > _LONGEST_NAME:
@@ -207,7 +207,7 @@ def _check_datasets(opt: dict, is_train: bool) -> None:
         if not isinstance(block, dict):
             raise UserError(f"{path}: is {block!r}, but must be a block of keys.")
         _need(block, ("name", "type"), path)
-        _check_name(block["name"], f"{path}.name")
+        check_name(block["name"], f"{path}.name")
         if kind != "train" and names.setdefault(block["name"], path) != path:
             raise UserError(f"{path}.name: {block['name']!r} names {names[block['name']]} too, and their pictures "
                             "would share a folder; rename one.")

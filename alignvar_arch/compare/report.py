@@ -1,0 +1,132 @@
+"""A report's folder: made under a temporary name and moved when whole, read again, merged."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from platform import python_version
+
+from alignvar_arch.compare import page, sheets, tables
+from alignvar_arch.compare.measuring import measure_sets
+from alignvar_arch.compare.protocol import difference
+from alignvar_arch.compare.statistics import summarise
+from alignvar_arch.errors import UserError
+from alignvar_arch.version import __version__
+
+FORMAT = 1
+NAME = "report.json"
+
+
+def new(protocol: dict, models: list[dict], images: list[dict], unreadable: list[dict], command: str) -> dict:
+    """Returns a report without its summary; docs/report.md describes every key."""
+    environment = {"alignvar": __version__, "basicsr": metadata.version("basicsr"), "torch": metadata.version("torch"),
+                   "python": python_version()}
+    return {"format": FORMAT, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "command": command,
+            "environment": environment, "protocol": protocol, "models": models, "images": images,
+            "unreadable": unreadable}
+
+
+@contextlib.contextmanager
+def folder(path: str) -> Iterator[Path]:
+    """Gives a temporary folder that becomes `path` if the block ends well, and vanishes if it does not.
+
+    Raises:
+        UserError: `path` exists and is not an empty folder, or cannot be written.
+    """
+    target = Path(path).absolute()
+    if target.is_dir() and not any(target.iterdir()):
+        pass
+    elif os.path.lexists(target):
+        raise UserError(f"{path} exists; name another folder with -o, or move it away.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:64]}."))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; name another folder with -o.") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was kept.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write(report: dict, place: Path) -> None:
+    """Completes a report whose pictures lie in `place`: summary, JSON, CSV, Markdown, sheets and page."""
+    report["summary"] = summarise(report, measure_sets(report, place))
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+    (place / NAME).write_text(text, encoding="utf-8")
+    for writer in (tables, sheets, page):
+        writer.write(place, report)
+
+
+def read(path: str) -> dict:
+    """Returns the report of a folder.
+
+    Raises:
+        UserError: there is none, or it was written by another version of the format.
+    """
+    try:
+        report = json.loads((Path(path) / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} holds no readable {NAME}; name folders that `basicsr compare` made.") from error
+    if not isinstance(report, dict) or report.get("format") != FORMAT:
+        raise UserError(f"{path}/{NAME} has not format {FORMAT}, which this version reads; make it again.")
+    return report
+
+
+def merge(paths: list[str], place: Path, command: str) -> dict:
+    """Joins reports of one protocol into a report in `place`, still to be written; the first's first model stays first.
+
+    Raises:
+        UserError: protocols differ, or one name stands for different figures.
+    """
+    reports = [read(path) for path in paths]
+    first = reports[0]
+    merged = new(first["protocol"], [], [], first["unreadable"], command)
+    merged["images"] = [{**image, "pictures": {}, "values": {}} for image in first["images"]]
+    for path, report in zip(paths, reports, strict=True):
+        problem = difference(first["protocol"], report["protocol"])
+        if problem:
+            raise UserError(f"{paths[0]} and {path} cannot be merged: {problem}.")
+        _join(merged, report, Path(path), place)
+    return merged
+
+
+def _join(merged: dict, report: dict, source: Path, place: Path) -> None:
+    values = {(image["set"], image["image"]): image for image in report["images"]}
+    for model in report["models"]:
+        name = model["name"]
+        known = any(name == other["name"] for other in merged["models"])
+        for image in merged["images"]:
+            theirs = values[image["set"], image["image"]]
+            if known:
+                if image["values"].get(name) != theirs["values"].get(name):
+                    raise UserError(f"{source} has other figures for {name} on {image['set']}/{image['image']} than the "
+                                    "reports before it; rename one of the two.")
+                continue
+            for key in ("gt", "lr"):
+                _copy(source, place, image[key])
+            if name in theirs["pictures"]:
+                image["pictures"][name] = theirs["pictures"][name]
+                image["values"][name] = theirs["values"][name]
+                _copy(source, place, theirs["pictures"][name])
+        if not known:
+            merged["models"].append(model)
+
+
+def _copy(source: Path, place: Path, path: str) -> None:
+    if (place / path).exists():
+        return
+    (place / path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(source / path, place / path)
+    except FileNotFoundError as error:
+        raise UserError(f"{source} lacks {path}, which its {NAME} names; make the report again.") from error
