@@ -1,6 +1,5 @@
 """What the benchmarks share: networks from their own files, test pictures under one protocol, the machine in words."""
 import json
-import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from basicsr.utils.matlab_functions import imresize
 from alignvar_arch import checkpoints
 from alignvar_arch.archs import AlignVAR, AlignVARTokenizer
 from alignvar_arch.inference.tiles import tiled
+from alignvar_arch.machine import device_name
 
 TOKENIZER = "alignvar_arch:weights/tokenizer_x4_small.safetensors"
 MODEL = "alignvar_arch:weights/alignvar_x4_small.safetensors"
@@ -70,6 +70,4 @@ def _tiled(function, tokenizer: AlignVARTokenizer, *pictures: torch.Tensor) -> t
 
 def machine() -> str:
     """Return device, cores and versions in words."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU {platform.machine()}"
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, Python {platform.python_version()}, " \
-           f"torch {torch.__version__}"
+    return f"{device_name()}, Python {platform.python_version()}, torch {torch.__version__}"

@@ -32,7 +32,7 @@ def tiled(function: Callable[..., torch.Tensor], lr: torch.Tensor, *others: torc
     Args:
         function: takes tiles (b, 3, tile, tile) of ``lr`` and (b, 3, tile·scale, tile·scale) of each of ``others``;
             returns (b, 3, tile·scale, tile·scale).
-        lr: (1, 3, h, w).
+        lr: (B, 3, h, w).
         others: pictures of ``scale`` times the LR's size, cut in the same places.
         scale: output over input size.
         tile: side of a tile in LR pixels.
@@ -40,7 +40,7 @@ def tiled(function: Callable[..., torch.Tensor], lr: torch.Tensor, *others: torc
         batch: most tiles at once.
 
     Returns:
-        (1, 3, h·scale, w·scale).
+        (B, 3, h·scale, w·scale).
 
     Raises:
         ValueError: an overlap that leaves no step from tile to tile.
@@ -50,17 +50,18 @@ def tiled(function: Callable[..., torch.Tensor], lr: torch.Tensor, *others: torc
     height, width = lr.shape[-2:]
     lr = _pad(lr, tile, tile)
     others = [_pad(x, tile * scale, tile * scale) for x in others]
-    places = [(y, x) for y in _starts(lr.shape[-2], tile, overlap) for x in _starts(lr.shape[-1], tile, overlap)]
+    places = [(image, y, x) for image in range(len(lr)) for y in _starts(lr.shape[-2], tile, overlap)
+              for x in _starts(lr.shape[-1], tile, overlap)]
     side = tile * scale
     window = _window(side, lr)
-    total = lr.new_zeros(1, 3, lr.shape[-2] * scale, lr.shape[-1] * scale)
-    weight = lr.new_zeros(1, 1, *total.shape[-2:])
-    for i in range(0, len(places), batch):
-        some = places[i:i + batch]
-        cut = [torch.cat([x[..., y * s:(y + tile) * s, c * s:(c + tile) * s] for y, c in some])
+    total = lr.new_zeros(len(lr), 3, lr.shape[-2] * scale, lr.shape[-1] * scale)
+    weight = lr.new_zeros(len(lr), 1, *total.shape[-2:])
+    for first in range(0, len(places), batch):
+        some = places[first:first + batch]
+        cut = [torch.stack([x[i, :, y * s:(y + tile) * s, c * s:(c + tile) * s] for i, y, c in some])
                for x, s in [(lr, 1), *((other, scale) for other in others)]]
-        for out, (y, c) in zip(function(*cut), some, strict=True):
-            area = (..., slice(y * scale, y * scale + side), slice(c * scale, c * scale + side))
+        for out, (i, y, c) in zip(function(*cut), some, strict=True):
+            area = (i, ..., slice(y * scale, y * scale + side), slice(c * scale, c * scale + side))
             total[area] += out.to(total.dtype) * window
             weight[area] += window
     return (total / weight)[..., :height * scale, :width * scale]

@@ -76,7 +76,7 @@ class TokenModel(SRModel):
             own.copy_(trained)
 
     def make_picture(self, net: torch.nn.Module) -> torch.Tensor:
-        """Return the picture (1, 3, H, W) in [0, 1] that ``net`` makes of the current data."""
+        """Return the pictures (B, 3, H, W) in [0, 1] that ``net`` makes of the current data."""
         raise NotImplementedError(f"{type(self).__name__} must say what it makes of a picture")
 
     @torch.no_grad()
@@ -89,7 +89,7 @@ class TokenModel(SRModel):
         net.train(training)
 
     def run_tiled(self, function: Callable[..., torch.Tensor], tile: int, *others: torch.Tensor) -> torch.Tensor:
-        """Apply ``function`` to the current LR and ``others``, tiles of ``tile`` LR pixels: (1, 3, H, W) in [0, 1]."""
+        """Apply ``function`` to the current LR and ``others``, tiles of ``tile`` LR pixels: (B, 3, H, W) in [0, 1]."""
         val = self.opt.get("val") or {}
         return tiled(function, self.lq, *others, scale=self.opt["scale"], tile=tile,
                      overlap=val.get("tile_overlap", tile // 4), batch=val.get("tile_batch", 8)).clamp(0, 1)

@@ -24,6 +24,8 @@ class AlignVARTokenizerModel(TokenModel):
     total_iter), ``grad_clip`` (largest gradient norm, default none).
     """
 
+    reads_gt = True  # its picture is a reconstruction, and whoever shows it beside others must say so
+
     def __init__(self, opt):
         super().__init__(opt)
         self.scale_log = ScaleLog(self.get_bare_model(self.net_g).schedule.sides)
