@@ -351,3 +351,15 @@ def test_real_esrgan_tools_stay_on_the_cpu_without_cuda():
 def test_misfit_is_silent_where_everything_fits():
     state = network().state_dict()
     assert networks.misfit(state, dict(state), "MSRResNet", "a.pth", strict=True) is None
+
+
+def test_folders_are_read_in_the_order_of_their_names(tmp_path, monkeypatch):
+    from basicsr.data.data_util import paths_from_folder
+
+    for name in ("b.png", "a.png", "c.png"):
+        (tmp_path / name).touch()
+    real = os.scandir
+    for reverse in (False, True):
+        monkeypatch.setattr(os, "scandir", lambda path, r=reverse: iter(
+            sorted(real(path), key=lambda entry: entry.name, reverse=r)))
+        assert [Path(path).name for path in paths_from_folder(str(tmp_path))] == ["a.png", "b.png", "c.png"]

@@ -89,14 +89,12 @@ def _compare(args, command: str) -> int:
     if cuda and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no CUDA device; use cpu.")
     folders = _named(args.images, "--images", "FOLDER")
-    weights = _assign_weights(args.opt, args.weights)
+    contents = {file: reader.read(file) for file in args.opt}
+    weights = _assign_weights(contents, args.weights)
+    scale = _scale(contents)
     opts = [_validated(file, weights.get(file), args.sets, cuda, first=index == 0)
             for index, file in enumerate(args.opt)]
-    scale = opts[0]["scale"]
     for file, opt in zip(args.opt, opts, strict=True):
-        if opt["scale"] != scale:
-            raise UserError(f"{file}: scale is {opt['scale']}, but {args.opt[0]} has {scale}; compare models of one "
-                            "scale.")
         if opt["datasets"] != opts[0]["datasets"]:
             print(f"{file} names other data than {args.opt[0]}; all are compared on the latter's.", file=sys.stderr)
     metrics = _metrics(args.metrics, opts[0], scale)
@@ -130,16 +128,27 @@ def _validated(file: str, weights: str | None, sets: list[str] | None, cuda: boo
                                      False)
     for sentence in dropped if first else ():
         print(f"warning: {sentence}", file=sys.stderr)
-    if not isinstance(opt.get("scale"), int):
-        raise UserError(f"{file}: scale: this key is missing; a comparison needs it.")
+    if "network_g" in opt and not opt["path"].get("pretrain_network_g"):
+        raise UserError(f"{file}: path.pretrain_network_g: names no weights; train first, or give them by --weights.")
     if issubclass(MODEL_REGISTRY.get(opt["model_type"]), VideoBaseModel):
         raise UserError(f"{file}: model_type: {opt['model_type']} is a video model; compare takes single pictures.")
     return opt
 
 
-def _assign_weights(files: list[str], entries: list[str]) -> dict[str, str]:
+def _scale(contents: dict[str, dict]) -> int:
+    """Returns the one scale of all options files, before each is held to data of another."""
+    first = next(iter(contents))
+    for file, content in contents.items():
+        if not isinstance(content.get("scale"), int):
+            raise UserError(f"{file}: scale: must be a whole number; a comparison needs it.")
+        if content["scale"] != contents[first]["scale"]:
+            raise UserError(f"{file}: scale is {content['scale']}, but {first} has {contents[first]['scale']}; compare "
+                            "models of one scale.")
+    return contents[first]["scale"]
+
+
+def _assign_weights(contents: dict[str, dict], entries: list[str]) -> dict[str, str]:
     """Returns paths by options file; a bare PATH goes to the only file whose own weights are not there."""
-    contents = {file: reader.read(file) for file in files}
     weights = {}
     for entry in entries:
         name, sign, path = entry.partition("=")
@@ -147,7 +156,8 @@ def _assign_weights(files: list[str], entries: list[str]) -> dict[str, str]:
             matching = [file for file, content in contents.items() if content.get("name") == name]
         else:
             path = entry
-            matching = files if len(files) == 1 else [file for file in contents if _lacks_weights(contents[file])]
+            lacking = [file for file, content in contents.items() if _lacks_weights(content)]
+            matching = list(contents) if len(contents) == 1 else lacking
         if len(matching) != 1:
             known = ", ".join(str(content.get("name")) for content in contents.values())
             raise UserError(f"--weights {entry}: it is not clear which options file it is for; write NAME={path} with "

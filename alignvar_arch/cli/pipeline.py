@@ -8,8 +8,8 @@ from pathlib import Path
 from basicsr.utils import logger as basicsr_logger
 
 from alignvar_arch import options
-from alignvar_arch.options.datasets import Builder
 from alignvar_arch.errors import UserError
+from alignvar_arch.options.datasets import Builder
 
 
 def run_pipeline(module, pipeline, argv: list[str], is_train: bool) -> None:

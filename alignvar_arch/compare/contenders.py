@@ -1,7 +1,6 @@
 """What stands in a comparison: bicubic, a network from an options file, or a folder of pictures made elsewhere."""
 
 import hashlib
-import math
 from pathlib import Path
 
 import cv2
@@ -125,8 +124,8 @@ class Results:
         for set_name in dict.fromkeys(item.set_name for item in items):
             self._match(set_name, {item.image for item in items if item.set_name == set_name})
         if not self.files:
-            raise UserError(f"--images {name}: {folder} holds no picture named like an image of the comparison, such as "
-                            f"{items[0].image}.png or {items[0].set_name}/{items[0].image}.png.")
+            raise UserError(f"--images {name}: {folder} holds no picture named like an image of the comparison, "
+                            f"such as {items[0].image}.png or {items[0].set_name}/{items[0].image}.png.")
 
     def _match(self, set_name: str, images: set[str]) -> None:
         folder = self.folder / set_name if (self.folder / set_name).is_dir() else self.folder

@@ -81,8 +81,8 @@ def gather(datasets: Iterable[Dataset], folder: Path, scale: int, limit: int | N
 def _gather_one(dataset: Dataset, folder: Path, scale: int, limit: int | None, material: Material) -> None:
     name = dataset.opt["name"]
     if dataset.opt.get("mean") is not None or dataset.opt.get("std") is not None:
-        raise UserError(f"the data set {name} normalises by mean and std, but every model here gets pictures in [0, 1]; "
-                        "take the two options out.")
+        raise UserError(f"the data set {name} normalises by mean and std, but every model here gets pictures in [0, "
+                        "1]; take the two options out.")
     digest, taken = hashlib.sha256(), set()
     for index in range(min(len(dataset), limit or len(dataset))):
         image = f"number {index + 1}"

@@ -79,6 +79,8 @@ def read(path: str) -> dict:
         raise UserError(f"{path} holds no readable {NAME}; name folders that `basicsr compare` made.") from error
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise UserError(f"{path}/{NAME} has not format {FORMAT}, which this version reads; make it again.")
+    if not {"protocol", "models", "images", "unreadable"} <= report.keys():
+        raise UserError(f"{path}/{NAME} is damaged; make the report again.")
     return report
 
 
@@ -96,7 +98,10 @@ def merge(paths: list[str], place: Path, command: str) -> dict:
         problem = difference(first["protocol"], report["protocol"])
         if problem:
             raise UserError(f"{paths[0]} and {path} cannot be merged: {problem}.")
-        _join(merged, report, Path(path), place)
+        try:
+            _join(merged, report, Path(path), place)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path}/{NAME} is damaged ({error!r}); make the report again.") from error
     return merged
 
 
@@ -109,8 +114,8 @@ def _join(merged: dict, report: dict, source: Path, place: Path) -> None:
             theirs = values[image["set"], image["image"]]
             if known:
                 if image["values"].get(name) != theirs["values"].get(name):
-                    raise UserError(f"{source} has other figures for {name} on {image['set']}/{image['image']} than the "
-                                    "reports before it; rename one of the two.")
+                    raise UserError(f"{source} has other figures for {name} on {image['set']}/{image['image']} than "
+                                    "the reports before it; rename one of the two.")
                 continue
             for key in ("gt", "lr"):
                 _copy(source, place, image[key])
@@ -125,6 +130,8 @@ def _join(merged: dict, report: dict, source: Path, place: Path) -> None:
 def _copy(source: Path, place: Path, path: str) -> None:
     if (place / path).exists():
         return
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise UserError(f"{source} names the picture {path}, which is outside of the report; it is not to be trusted.")
     (place / path).parent.mkdir(parents=True, exist_ok=True)
     try:
         shutil.copyfile(source / path, place / path)

@@ -1,0 +1,360 @@
+"""`basicsr compare`: one LR for all, BasicSR's own figures, failures named, reports that merge or refuse to."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from basicsr.archs import build_network
+from basicsr.metrics import calculate_metric
+from basicsr.utils.registry import METRIC_REGISTRY
+from conftest import listing, write
+
+from alignvar_arch.cli.main import main
+from alignvar_arch.compare import cost, report
+from alignvar_arch.compare.protocol import difference
+from alignvar_arch.compare.statistics import summarise
+
+PSNR = {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True}
+NIQE = {"type": "calculate_niqe", "crop_border": 2}
+
+
+@pytest.fixture
+def models(tiny_test) -> dict:
+    """Options files one.yml and two.yml of the same small network with different weights, in the current folder."""
+    tiny_test["val"]["metrics"] = {"psnr": PSNR}
+    for name, seed in (("one", 0), ("two", 1)):
+        torch.manual_seed(seed)
+        torch.save({"params": build_network(tiny_test["network_g"]).state_dict()}, f"{name}.pth")
+        tiny_test["path"]["pretrain_network_g"] = f"{name}.pth"
+        write({**tiny_test, "name": name}, f"{name}.yml")
+    return tiny_test
+
+
+def compare(*arguments: str, code: int = 0) -> dict:
+    """Runs the command into `out`, without costs; returns the report, {} where there is none."""
+    assert main(["compare", *arguments, "-o", "out", *([] if "--merge" in arguments else ["--no_cost"])]) == code
+    return json.loads(Path("out/report.json").read_text()) if Path("out/report.json").exists() else {}
+
+
+def refused(capsys, *arguments: str) -> str:
+    """Runs a command that must be refused without leaving anything; returns its sentence."""
+    before = listing(Path.cwd())
+    capsys.readouterr()
+    assert main(["compare", *arguments, "-o", "out"]) == 2
+    assert listing(Path.cwd()) == before
+    sentence = capsys.readouterr().err.strip().splitlines()[-1]
+    assert sentence.startswith("basicsr: ")
+    return sentence
+
+
+def pixels(path: str) -> np.ndarray:
+    return cv2.imread(str(path))
+
+
+def test_the_figures_are_basicsrs_own_on_the_pictures_that_are_kept(models):
+    found = compare("-opt", "one.yml", "two.yml")
+    assert [model["name"] for model in found["models"]] == ["one", "two", "bicubic"]
+    assert len(found["images"]) == found["protocol"]["sets"][0]["count"] == 11
+    for image in found["images"]:
+        gt = pixels(f"out/{image['gt']}")
+        assert np.array_equal(gt, pixels(f"gt/{image['image']}.png"))
+        assert np.array_equal(pixels(f"out/{image['lr']}"), pixels(f"lq/{image['image']}.png"))
+        for model, path in image["pictures"].items():
+            data = {"img": pixels(f"out/{path}"), "img2": gt}
+            assert image["values"][model]["psnr"] == pytest.approx(calculate_metric(data, PSNR), abs=1e-9)
+    row = found["summary"]["Set"]["psnr"]
+    values = {name: np.array([image["values"][name]["psnr"] for image in found["images"]]) for name in row}
+    assert row["two"]["mean"] == pytest.approx(values["two"].mean())
+    assert row["two"]["difference"] == pytest.approx((values["two"] - values["one"]).mean())
+    assert row["two"]["low"] < row["two"]["mean"] < row["two"]["high"]
+
+
+def test_the_picture_is_the_networks_own(models):
+    found = compare("-opt", "one.yml")
+    net = build_network(models["network_g"]).eval()
+    net.load_state_dict(torch.load("one.pth")["params"])
+    image = found["images"][3]
+    lr = torch.from_numpy(pixels(f"out/{image['lr']}")[..., ::-1].transpose(2, 0, 1).copy())[None] / 255
+    with torch.no_grad():
+        made = (net(lr)[0].clamp(0, 1) * 255).round().numpy().transpose(1, 2, 0)[..., ::-1]
+    assert np.array_equal(pixels(f"out/{image['pictures']['one']}"), made.astype(np.uint8))
+
+
+def test_a_model_beside_itself_differs_by_nothing(models):
+    found = compare("-opt", "one.yml", "one.yml")
+    row = found["summary"]["Set"]["psnr"]
+    assert row["one (2)"]["difference"] == 0 and row["one (2)"]["p"] == 1
+    assert row["one (2)"]["mean"] == row["one"]["mean"]
+
+
+def test_identical_runs_give_identical_reports(models):
+    first = compare("-opt", "one.yml")
+    first_files = {path: path.read_bytes() for path in Path("out").rglob("*.png")}
+    shutil.rmtree("out")
+    second = compare("-opt", "one.yml")
+    for found in (first, second):
+        del found["created"]
+    assert first == second
+    assert {path: path.read_bytes() for path in Path("out").rglob("*.png")} == first_files
+
+
+def test_pictures_made_elsewhere_stand_beside(models, capsys):
+    Path("other").mkdir()
+    for index in range(11):
+        shutil.copy(f"gt/{index:02}.png", f"other/{index:02}_run.png")
+    Path("other/05_run.png").unlink()
+    cv2.imwrite("other/06_run.png", np.zeros((20, 24, 3), np.uint8))
+    Path("other/07_run.png").write_bytes(b"nothing")
+    shutil.copy("gt/00.png", "other/stranger.png")
+    found = compare("-opt", "one.yml", "--images", "Other=other", code=1)
+    model = found["models"][1]
+    assert (model["name"], model["kind"]) == ("Other", "images")
+    reasons = {entry["image"]: entry["reason"] for entry in model["failed"]}
+    assert set(reasons) == {"05", "06", "07"}
+    assert "no picture" in reasons["05"] and "24x20" in reasons["06"] and "damaged" in reasons["07"]
+    assert found["summary"]["Set"]["common"] == 8
+    assert found["images"][0]["values"]["Other"]["psnr"] is None  # a perfect copy: infinite
+    assert "Other on Set/05" in capsys.readouterr().err
+
+
+def test_an_image_that_a_model_cannot_take_is_named_and_the_rest_go_on(models, capsys):
+    models["network_g"] = {"type": "SwinIR", "upscale": 2, "img_size": 8, "window_size": 8, "depths": [1],
+                           "embed_dim": 8, "num_heads": [2], "mlp_ratio": 1, "upsampler": "pixelshuffledirect"}
+    torch.manual_seed(0)
+    torch.save({"params": build_network(models["network_g"]).state_dict()}, "swin.pth")
+    models["path"]["pretrain_network_g"] = "swin.pth"
+    write({**models, "name": "swin", "model_type": "SwinIRModel"}, "swin.yml")
+    small = cv2.imread("gt/03.png")[:6, :6]  # SwinIRModel mirrors 5 pixels more than the 3 that LR then has
+    cv2.imwrite("gt/03.png", small)
+    cv2.imwrite("lq/03.png", small[::2, ::2])
+    found = compare("-opt", "one.yml", "swin.yml", code=1)
+    assert [entry["image"] for entry in found["models"][1]["failed"]] == ["03"]
+    assert "swin" not in found["images"][3]["pictures"] and "one" in found["images"][3]["pictures"]
+    assert found["summary"]["Set"]["common"] == 10
+    assert "swin on Set/03" in capsys.readouterr().err
+
+
+def test_an_unreadable_image_is_named_and_the_rest_go_on(models):
+    Path("gt/04.png").write_bytes(b"nothing")
+    found = compare("-opt", "one.yml", code=1)
+    assert [entry["image"] for entry in found["unreadable"]] == ["number 5"]
+    assert "04.png" in found["unreadable"][0]["reason"]
+    assert found["protocol"]["sets"][0]["count"] == 10
+
+
+def test_sets_of_the_command_line_replace_the_files(models):
+    found = compare("-opt", "one.yml", "--sets", "a=gt,lq", "b=gt", "--limit", "2")
+    assert [(entry["name"], entry["count"], entry["lr"]) for entry in found["protocol"]["sets"]] == [
+        ("a", 2, "given"), ("b", 2, "MATLAB bicubic, 8 bit")]
+    assert found["protocol"]["sets"][0]["hash"] != found["protocol"]["sets"][1]["hash"]
+
+
+def test_the_hash_is_of_pixels_not_of_files(models):
+    first = compare("-opt", "one.yml", "--sets", "a=gt")
+    shutil.rmtree("out")
+    for path in Path("gt").iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path)), [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    assert compare("-opt", "one.yml", "--sets", "a=gt")["protocol"] == first["protocol"]
+    shutil.rmtree("out")
+    changed = cv2.imread("gt/00.png")
+    changed[0, 0, 0] ^= 1
+    cv2.imwrite("gt/00.png", changed)
+    assert compare("-opt", "one.yml", "--sets", "a=gt")["protocol"] != first["protocol"]
+
+
+def test_merging_is_as_if_all_had_run_at_once(models):
+    together = compare("-opt", "one.yml", "two.yml")
+    for name in ("one", "two"):
+        assert main(["compare", "-opt", f"{name}.yml", "-o", name, "--no_cost"]) == 0
+    shutil.move("out", "together")
+    merged = compare("--merge", "one", "two")
+    assert [model["name"] for model in merged["models"]] == ["one", "bicubic", "two"]
+    for key in ("protocol", "unreadable"):
+        assert merged[key] == together[key]
+    for name in ("one", "two", "bicubic"):
+        assert merged["summary"]["Set"]["psnr"][name] == together["summary"]["Set"]["psnr"][name]
+    for mine, theirs in zip(merged["images"], together["images"], strict=True):
+        for name, path in theirs["pictures"].items():
+            assert Path("out", mine["pictures"][name]).read_bytes() == Path("together", path).read_bytes()
+
+
+def test_reports_of_another_protocol_refuse_to_merge(models, capsys):
+    for name, metric in (("a", PSNR), ("b", {**PSNR, "test_y_channel": False})):
+        write({**models, "name": "one", "val": {**models["val"], "metrics": {"psnr": metric}},
+               "path": {**models["path"], "pretrain_network_g": "one.pth"}}, f"{name}.yml")
+        assert main(["compare", "-opt", f"{name}.yml", "-o", name, "--no_cost"]) == 0
+    assert "metric psnr" in (sentence := refused(capsys, "--merge", "a", "b")) and "cannot be merged" in sentence
+
+
+def test_one_name_for_two_figures_refuses_to_merge(models, capsys):
+    for name in ("one", "two"):
+        write({**models, "name": "same", "path": {**models["path"], "pretrain_network_g": f"{name}.pth"}}, "same.yml")
+        assert main(["compare", "-opt", "same.yml", "-o", name, "--no_cost"]) == 0
+    assert "other figures for same" in refused(capsys, "--merge", "one", "two")
+    shutil.copy("two/report.json", "kept.json")
+    Path("two/report.json").write_text(json.dumps({"format": 1}))
+    assert "damaged" in refused(capsys, "--merge", "one", "two")
+    Path("two/report.json").write_text(Path("kept.json").read_text().replace("pictures/Set", "../pictures/Set"))
+    assert "outside" in refused(capsys, "--merge", "two", "two")
+    Path("two/report.json").unlink()
+    assert "no readable report.json" in refused(capsys, "--merge", "one", "two")
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ((), "-opt is missing"),
+    (("-opt", "one.yml", "four.yml"), "scale is 4, but one.yml has 2"),
+    (("-opt", "none.yml"), "none.yml"),
+    (("-opt", "fresh.yml"), "names no weights"),
+    (("-opt", "one.yml", "--sets", "a=gt,gone"), "gone"),
+    (("-opt", "one.yml", "--sets", "a=gt,few"), "few"),
+    (("-opt", "one.yml", "--images", "X=gone"), "there is no folder gone"),
+    (("-opt", "one.yml", "--images", "GT=gt"), "taken"),
+    (("-opt", "one.yml", "--images", "X"), "NAME=FOLDER"),
+    (("-opt", "one.yml", "--images", "X=few2"), "no picture named like"),
+    (("-opt", "one.yml", "two.yml", "--weights", "one.pth"), "not clear which"),
+    (("-opt", "one.yml", "--weights", "one=gone.pth"), "gone.pth"),
+    (("-opt", "one.yml", "--metrics", "beauty"), "beauty"),
+    (("-opt", "one.yml", "--device", "cuda"), "no CUDA device"),
+    (("-opt", "one.yml", "--limit", "0"), "--limit"),
+    (("--merge", "one"), "two or more"),
+])  # fmt: skip
+def test_mistakes_are_one_sentence_and_leave_nothing(models, capsys, arguments, words):
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    write({**models, "name": "four", "scale": 4}, "four.yml")
+    write({**models, "name": "fresh", "path": {"pretrain_network_g": None}}, "fresh.yml")
+    Path("few").mkdir()
+    shutil.copy("lq/00.png", "few/00.png")
+    Path("few2").mkdir()
+    shutil.copy("lq/00.png", "few2/elsewhere.png")
+    assert words in refused(capsys, *arguments)
+
+
+def test_a_folder_that_exists_is_left_alone(models, capsys):
+    Path("out").mkdir()
+    Path("out/mine.txt").write_text("mine")
+    assert "out exists" in refused(capsys, "-opt", "one.yml")
+    Path("out/mine.txt").unlink()
+    compare("-opt", "one.yml", "--limit", "1")  # an empty folder is as good as none
+
+
+def test_bare_weights_go_to_the_file_that_lacks_them(models):
+    write({**models, "name": "fresh", "path": {"pretrain_network_g": None}}, "fresh.yml")
+    found = compare("-opt", "one.yml", "fresh.yml", "--weights", "two.pth", "--limit", "1")
+    weights = [model["weights"].get("net_g", model["weights"].get("g")) for model in found["models"][:2]]
+    assert [entry["path"] for entry in weights] == ["one.pth", "two.pth"]
+
+
+def test_a_metric_without_weights_is_left_out_or_refused(models, monkeypatch, capsys):
+    monkeypatch.delenv("ALIGNVAR_LPIPS", raising=False)
+    assert "lin_v0.1_squeeze.pth" in refused(capsys, "-opt", "one.yml", "--metrics", "lpips_squeeze")
+    models["val"]["metrics"]["lpips"] = {"type": "calculate_lpips_squeeze", "crop_border": 2}
+    models["path"]["pretrain_network_g"] = "one.pth"
+    write({**models, "name": "one"}, "one.yml")
+    found = compare("-opt", "one.yml", "--limit", "1")
+    assert [metric["key"] for metric in found["protocol"]["metrics"]] == ["psnr"]
+    assert "left out" in capsys.readouterr().err
+
+
+def test_undefined_figures_are_null_and_leave_the_image_out_of_the_mean(models):
+    models["val"]["metrics"]["niqe"] = NIQE  # pictures of 24 pixels are too small for it
+    models["path"]["pretrain_network_g"] = "one.pth"
+    write({**models, "name": "one"}, "one.yml")
+    found = compare("-opt", "one.yml", "--limit", "2")
+    assert found["images"][0]["values"]["one"]["niqe"] is None
+    assert found["summary"]["Set"]["niqe"]["one"]["mean"] is None
+    assert found["summary"]["Set"]["psnr"]["one"]["n"] == 2
+
+
+def test_a_figure_of_a_set_is_over_the_images_that_all_have(models, monkeypatch):
+    def brightness(img, img2, crop_border):
+        return Gathered([img.mean()])
+
+    brightness.of_a_set = True
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, "brightness", brightness)
+    models["val"]["metrics"]["set"] = {"type": "brightness", "crop_border": 0}
+    models["path"]["pretrain_network_g"] = "one.pth"
+    write({**models, "name": "one"}, "one.yml")
+    shutil.copytree("gt", "other")
+    Path("other/02.png").unlink()
+    found = compare("-opt", "one.yml", "--images", "other=other", code=1)
+    means = [pixels(f"gt/{index:02}.png").mean() for index in range(11) if index != 2]
+    assert found["summary"]["Set"]["set"]["other"]["mean"] == pytest.approx(max(means) - min(means))
+    assert "set" not in found["images"][0]["values"]["one"]
+
+
+class Gathered:
+    """Adds up; divided by the count it is the range of what it gathered."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __add__(self, other):
+        return Gathered(self.values + other.values)
+
+    def __radd__(self, zero):
+        return self
+
+    def __truediv__(self, count):
+        assert count == len(self.values)
+        return max(self.values) - min(self.values)
+
+
+def test_costs_are_of_the_network_alone(models):
+    small = ["--limit", "1", "--cost_size", "16", "--cost_batch", "3"]
+    assert main(["compare", "-opt", "one.yml", "-o", "out", *small]) == 0
+    found = json.loads(Path("out/report.json").read_text())
+    one, bicubic = found["models"]
+    net = build_network(models["network_g"])
+    assert one["parameters"] == {"net_g": sum(parameter.numel() for parameter in net.parameters())}
+    assert one["cost"]["ms_1"] > 0 and one["cost"]["ms_n"] > 0 and bicubic["cost"] is None
+    assert found["protocol"]["timing"]["lr_size"] == [16, 16] and found["protocol"]["timing"]["batch"] == 3
+
+
+def test_peak_memory_sees_what_is_allocated_and_freed():
+    memory = cost.Memory(cuda=False)
+    memory.restart()
+    if memory.peak() is None:
+        pytest.skip("this system does not tell a process its peak memory anew")
+    torch.ones(32 << 20)  # 128 MiB, freed at once
+    assert 120 < memory.peak() < 400
+
+
+def test_statistics_against_cases_known_by_hand():
+    figures = {"a": [1.0, 2, 3, 4, 5], "b": [2.0, 4, 6, 8, 10], "c": [1.0, 2, 3, None, 7]}
+    images = [{"set": "s", "pictures": dict.fromkeys(figures),
+               "values": {name: {"m": figures[name][i]} for name in figures}} for i in range(5)]
+    found = {"protocol": {"sets": [{"name": "s"}], "metrics": [{"key": "m", "of_a_set": False}]},
+             "models": [{"name": name} for name in figures], "images": images}
+    row = summarise(found, {})["s"]["m"]
+    assert {entry["n"] for entry in row.values()} == {4}  # the fourth image is undefined for one of them
+    del figures["c"]
+    found["models"].pop()
+    row = summarise(found, {})["s"]["m"]
+    assert row["b"]["difference"] == 3 and row["b"]["p"] == pytest.approx(2 / 2**5)  # all five signs alike, or none
+    assert row["a"]["p"] == 1
+    found["images"] = images[:1]
+    row = summarise(found, {})["s"]["m"]["b"]
+    assert (row["mean"], row["low"], row["p"]) == (2, None, 1)
+
+
+def test_protocols_name_their_first_difference():
+    one = {"scale": 4, "seed": 0, "device": "CPU", "precision": "float32", "timing": None,
+           "metrics": [{"key": "psnr", "version": "1"}], "sets": [{"name": "set5", "hash": "ab"}]}
+    assert difference(one, copy.deepcopy(one)) is None
+    for change, words in (({"device": "CUDA"}, "device is CPU in one and CUDA"),
+                          ({"sets": [{"name": "set5", "hash": "cd"}]}, "hash of set set5 is ab in one and cd"),
+                          ({"metrics": []}, "their metrics are psnr in one")):
+        assert words in difference(one, {**one, **change})
+
+
+def test_a_report_vanishes_when_its_making_fails(tmp_path):
+    with pytest.raises(RuntimeError), report.folder(str(tmp_path / "out")) as place:
+        (place / "half").write_text("half")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
