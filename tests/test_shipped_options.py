@@ -6,13 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from basicsr.utils.registry import ARCH_REGISTRY
 
-from alignvar_arch import checkpoints
+from alignvar_arch import checkpoints, options
 from alignvar_arch.cli import main
+from alignvar_arch.options import components
 
 OPTIONS = Path(__file__).parent.parent / "options"
 TRAIN = sorted(path for path in OPTIONS.rglob("*.yml") if not path.stem.endswith("_test"))
-TEST = sorted(OPTIONS.rglob("*_test.yml"))
+# Those of public checkpoints, which neither ship nor are trained here.
+PUBLIC = [OPTIONS / "baseline/realesr-general-x4v3_x4_test.yml", *sorted((OPTIONS / "baseline/public").iterdir())]
+TEST = sorted(set(OPTIONS.rglob("*_test.yml")) - set(PUBLIC))
 # Two small steps and one validation, at the end.
 SHORT = ["train:total_iter=2", "val:val_freq=1000", "datasets:train:batch_size_per_gpu=1",
          "datasets:train:num_worker_per_gpu=0", "logger:print_freq=1", "val:metrics:niqe:type=calculate_psnr"]
@@ -39,8 +43,10 @@ def test_what_should_ship_does():
     assert shipped >= {"alignvar_x4.yml", "alignvar_x4_test.yml", "tokenizer_x4.yml", "alignvar_x4_own.yml",
                        "ablation/sca_laplacian_x4.yml", "ablation/sca_random_x4.yml", "ablation/sca_off_x4.yml",
                        "ablation/hcc_off_x4.yml"}
-    assert shipped >= {f"baseline/{arch}_x4{kind}.yml" for arch in ("swinir", "esrgan", "rrdbnet")
+    assert shipped >= {f"baseline/{arch}_x4{kind}.yml" for arch in ("swinir", "esrgan", "rrdbnet", "srvggnet", "edsr")
                        for kind in ("", "_test")}
+    assert {path.stem.removesuffix("_x4_test") for path in PUBLIC} == {
+        "realesr-general-x4v3", "realesrgan-x4plus", "swinir-m", "edsr-m", "edsr-l"}
 
 
 @pytest.mark.parametrize("path", TRAIN, ids=name)
@@ -73,6 +79,52 @@ def test_a_baseline_without_weights_says_how_to_train_it(path, tmp_path, monkeyp
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1 and "basicsr train -opt" in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", PUBLIC, ids=name)
+def test_a_public_checkpoint_that_is_absent_is_asked_for(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    weights = Path(yaml.safe_load(path.read_text())["path"]["pretrain_network_g"])
+    assert weights.parent == Path("weights")
+    head = path.read_text().partition("\nname:")[0]
+    assert f"Put {weights.name}, of " in head and path.name in head
+    assert main(["test", "-opt", str(path)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1 and f"no {weights} here" in error and "--weights" in error
+    assert not list(tmp_path.iterdir())
+
+
+def validated(path: Path, *flags: str) -> dict:
+    args = options.argument_parser("basicsr test", False).parse_args(["-opt", str(path), *flags])
+    return options.validated(args, str(Path.cwd()), False)[0]
+
+
+@pytest.mark.parametrize("path", [path for path in PUBLIC if path.stem != "edsr-l_x4_test"], ids=name)
+@pytest.mark.parametrize("key", ["params", "params_ema"])
+def test_a_public_checkpoint_of_the_right_shape_is_accepted(path, key, tmp_path):
+    """Random weights of the network that the file describes, under either of the keys that releases use."""
+    block = yaml.safe_load(path.read_text())["network_g"]
+    net = ARCH_REGISTRY.get(block.pop("type"))(**block)
+    torch.save({key: net.half().state_dict()}, tmp_path / "public.pth")
+    opt = validated(path, "--weights", str(tmp_path / "public.pth"))
+    assert opt["path"]["pretrain_network_g"] == str(tmp_path / "public.pth")
+
+
+@pytest.mark.parametrize(("file", "millions"), [("realesr-general-x4v3", 1.2), ("public/realesrgan-x4plus", 16.7),
+                                                ("public/swinir-m", 11.9), ("public/edsr-m", 1.5),
+                                                ("public/edsr-l", 43.1)])
+def test_the_networks_of_public_checkpoints_have_their_published_size(file, millions):
+    block = yaml.safe_load((OPTIONS / "baseline" / f"{file}_x4_test.yml").read_text())["network_g"]
+    network = components.build(ARCH_REGISTRY.get(block["type"]), block, "network_g")
+    assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 1) == millions
+
+
+def test_real_esrgans_general_model_has_its_measured_psnr_on_set5(shared, elsewhere, capsys):
+    weights = shared / "data/weights/realesr-general-x4v3_fp16.pth"
+    assert main(["test", "-opt", str(PUBLIC[0]), "--weights", str(weights), "--sets", f"set5={shared}/data/set5",
+                 "--force_yml", "val:save_img=false", "val:metrics={psnr: {type: calculate_psnr, crop_border: 4, "
+                 "test_y_channel: true}}"]) == 0
+    assert "psnr: 26.64" in next((elsewhere / "results" / PUBLIC[0].stem).glob("test_*.log")).read_text()
 
 
 def test_the_ablations_differ_from_the_main_file_in_one_thing():

@@ -117,7 +117,7 @@ def find_pairs(opt: dict) -> list[Pair]:
     alone = sorted(set(gt) ^ set(lq))
     if alone:
         raise UserError(f"dataroot_lq: {opt['dataroot_gt']} holds {len(gt)} images and {opt['dataroot_lq']} "
-                        f"{len(lq)}; without a partner of the same name: {len(alone)} ({_some(alone)}); mend the names.")
+                        f"{len(lq)}; without a partner of the same name: {len(alone)} ({_some(alone)}); mend that.")
     return [Pair(path, lq[stem]) for stem, path in gt.items()]
 
 
