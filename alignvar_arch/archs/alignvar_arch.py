@@ -212,8 +212,9 @@ class AlignVAR(nn.Module):
             logits = self.head(self.head_nm(x[:, -self.schedule.lengths[k]:], condition))
             if branches == 2:
                 logits = guide(*logits.chunk(2), guidance, k, self.schedule.last)
-            given = forced is not None and k < len(forced)
-            chosen = forced[k] if given else choose(logits, top_k, top_p, temperature, generator)
+            chosen = choose(logits, top_k, top_p, temperature, generator)
+            if forced is not None and k < len(forced):  # after the draw, so that later scales draw the same numbers
+                chosen = forced[k]
             maps.append(chosen.view(batch, self.schedule.sides[k], self.schedule.sides[k]))
             f_hat = f_hat + pyramid.step(k, pyramid.lookup(maps[-1]))
         return Generation(f_hat, maps)

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a network from an options file",
     "test": "run a network over the test sets of an options file",
     "compare": "models side by side: figures, cost and pictures in one report",
+    "diagnose": "what AlignVAR's masks, attention, scales and errors do, in charts",
     "convert": "a training checkpoint as one safetensors file",
     "list": "every registered arch, model, loss, dataset and metric",
     "doctor": "versions, device, what is missing and how to mend it",
