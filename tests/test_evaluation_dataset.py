@@ -208,6 +208,7 @@ def test_names_without_a_partner_are_counted_and_the_first_named():
     ("roots", "changes", "words"),
     [
         (("gt", "lq"), {"phase": "train"}, ["cannot be trained on", "PhotoDataset"]),
+        (("gt", "lq"), {"io_backend": {"type": "disk"}, "prefetch_mode": None}, ["no option io_backend"]),
         (("gt", "lq"), {"scale": 0}, ["scale", "0"]),
         (("gt", "lq"), {"scale": True}, ["scale", "True"]),
         ((None, "lq"), {}, ["dataroot_gt", "None"]),

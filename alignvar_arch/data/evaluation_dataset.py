@@ -20,6 +20,8 @@ from alignvar_arch.errors import UserError
 # What benchmarks add to a picture's name: baby_HR and baby_LRx4, Canon_001_LR4, 0801 and 0801x4.
 _ENDING = re.compile(r"(_(HR|GT|LR|LQ)(_?x?\d+)?|_?x\d+)$", re.IGNORECASE)
 _SHOWN = 3  # names in a message
+_KEYS = {"name", "type", "phase", "scale", "dataroot_gt", "dataroot_lq",
+         "pin_memory", "persistent_workers", "prefetch_mode", "num_prefetch_queue"}  # these four are the loader's
 
 
 class Pair(NamedTuple):
@@ -86,9 +88,11 @@ class EvaluationDataset(Dataset):
             opt: the data set's options.
 
         Raises:
-            UserError: an option is missing or wrong, a folder is missing, empty or no LMDB, two names are alike, GT
-                and LR do not pair, or the sizes of a pair do not fit.
+            UserError: an option is missing, wrong or unknown, a folder is missing, empty or no LMDB, two names are
+                alike, GT and LR do not pair, or the sizes of a pair do not fit.
         """
+        if set(opt) - _KEYS:
+            raise UserError(f"EvaluationDataset has no option {min(set(opt) - _KEYS)}; take it out.")
         if opt.get("phase") == "train":
             raise UserError("EvaluationDataset cuts no crops and cannot be trained on; use PhotoDataset.")
         scale = opt.get("scale")
