@@ -14,7 +14,7 @@ from basicsr.utils.registry import METRIC_REGISTRY, MODEL_REGISTRY
 from alignvar_arch import checkpoints, options
 from alignvar_arch.cli.pipeline import close_logger
 from alignvar_arch.cli.plugins import Plugin
-from alignvar_arch.compare import cost, report, tables
+from alignvar_arch.compare import cost, report
 from alignvar_arch.compare.comparison import compare
 from alignvar_arch.compare.contenders import Network
 from alignvar_arch.compare.material import unique
@@ -110,8 +110,8 @@ def _compare(args, command: str) -> int:
 
 
 def _finish(found: dict, output: str) -> int:
-    """Prints the table and what failed; returns the exit code."""
-    print(tables.markdown(found))
+    """Prints the tables and what failed; returns the exit code."""
+    print((Path(output) / "report.md").read_text(encoding="utf-8"))
     print(f"{Path(output) / 'index.html'}: open it in a browser.")
     failed = len(found["unreadable"]) + sum(len(model["failed"]) for model in found["models"])
     if failed:

@@ -1,6 +1,7 @@
 """A report's folder: made under a temporary name and moved when whole, read again, merged."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from alignvar_arch.version import __version__
 
 FORMAT = 1
 NAME = "report.json"
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)
 
 
 def new(protocol: dict, models: list[dict], images: list[dict], unreadable: list[dict], command: str) -> dict:
@@ -53,7 +55,9 @@ def folder(path: str) -> Iterator[Path]:
         temporary.chmod(0o755)
         os.replace(temporary, target)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was kept.") from error
+        if error.errno not in _DISK:  # anything else is a fault of ours, which must not pass for the user's
+            raise
+        raise UserError(f"cannot write {path}: {error.strerror}; nothing was kept.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
