@@ -151,23 +151,28 @@ def _latent(figures: dict, schedule: ScaleSchedule, title: str) -> Figure:
 def _planting(figures: dict, schedule: ScaleSchedule, title: str) -> Figure:
     planted = figures["planting"]
     scales = list(next(iter(planted.values())))
-    figure = _figure(f"Errors planted at one scale, and what becomes of them · {title}", 3.4 * len(scales), 6.4)
-    panels = figure.subplots(2, len(scales), sharey="row", squeeze=False)
-    for (above, below), k in zip(panels.T, scales, strict=True):
-        above.set_title(f"planted at {schedule.sides[k]}×{schedule.sides[k]}", fontsize=10)
+    figure = _figure(f"Errors planted at one scale, and what becomes of them · {title}", 3.4 * len(scales), 9)
+    panels = figure.subplots(3, len(scales), sharey="row", squeeze=False)
+    for (share, carried, changed), k in zip(panels.T, scales, strict=True):
+        share.set_title(f"planted at {schedule.sides[k]}×{schedule.sides[k]}", fontsize=10)
         for number, (label, entries) in enumerate(planted.items()):
-            above.plot(range(k, len(schedule)), entries[k]["carried"], label=label, **_style(number))
-            below.plot(range(k + 1, len(schedule)), entries[k]["changed"][1:], **_style(number))
-        above.axhline(1, label="no reaction", **REFERENCE)
-        for axes in (above, below):
+            share.plot(range(k, len(schedule)), entries[k]["relative_mse"], label=label, **_style(number))
+            carried.plot(range(k, len(schedule)), entries[k]["carried"], **_style(number))
+            changed.plot(range(k + 1, len(schedule)), entries[k]["changed"][1:], **_style(number))
+        carried.axhline(1, label="no reaction", **REFERENCE)
+        for axes in (share, carried, changed):
             _scales(axes, schedule, "")
             axes.set_xlim(k - 0.3, len(schedule) - 0.7)
-            axes.margins(y=0.08)
-    panels[0, 0].set_ylabel("latent's MSE to the unplanted run\n(times the planted MSE)")
-    panels[1, 0].set_ylabel("tokens of later scales that change\n(share)")
-    for axes in panels[:, 0]:
-        axes.set_ylim(bottom=0)
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+            axes.margins(y=0.1)
+    for axes, label in zip(panels[:, 0], ("latent's MSE to the unplanted run\n(times that latent's mean square)",
+                                          "latent's MSE to the unplanted run\n(times the planted MSE)",
+                                          "tokens of later scales that change\n(share)"), strict=True):
+        axes.set_ylabel(label)
+    _logarithmic(panels[0, 0])
+    _logarithmic(panels[1, 0])
+    panels[2, 0].set_ylim(0, 1)
+    lines = [line for axes in panels[:2, 0] for line in axes.get_legend_handles_labels()[0]]
+    figure.legend(handles=lines, loc="outside lower center", ncols=4)
     return figure
 
 

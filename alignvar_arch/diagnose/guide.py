@@ -2,8 +2,8 @@
 
 FILES = {
     "masks.png": (
-        "SCA's mask m of every scale, in colour over the generated picture, after |Laplacian| of the LR; one row a "
-        "subject, one colour scale for all, its range below.",
+        "SCA's mask m of every scale, in colour over the generated picture, after the LR's absolute Laplacian; one row "
+        "a subject, one colour scale for all masks, its range below.",
         "m = σ(MLP([e, s̄])) is the gate (1 + m) of a token, computed here over the generated history; a token map's "
         "place is a block of the picture."),
     "cumulative.png": (
@@ -32,13 +32,13 @@ FILES = {
         "Mean of (area(f̂_k, side_k) − area(z, side_k))² over elements, and the same with f̂_k of the GT's tokens in "
         "place of z: what HCC compares."),
     "planting.png": (
-        "What becomes of an error planted at one scale: above the error left in the latent, below the tokens that "
-        "change; a network that does not react stays on the dashed line, below it errors are mended, above it they "
-        "grow.",
+        "What becomes of an error planted at one scale: the latent's error against its size (about 2 is a latent that "
+        "has nothing to do with the unplanted one), against the planted error (a network that does not react stays on "
+        "the dashed line, below it errors are mended, above it they grow), and the tokens that change.",
         "At scale k {percent:g} % of the tokens (at least one) are exchanged for the nearest other code, at places "
-        "that are the same for all, and later scales are generated from that history with the same random numbers. "
-        "Above: MSE between the two cumulative latents at full size over that MSE at scale k; below: share of a "
-        "scale's tokens that differ."),
+        "that are the same for all, and later scales are generated from that history with the same random numbers "
+        "(greedily, if the options say top_k 1). MSE between the two cumulative latents at full size over the mean "
+        "square of the unplanted one, and over that MSE at scale k; share of a scale's tokens that differ."),
 }
 KEYS = {
     "sides": "sides of the token maps; lists by scale are in this order",

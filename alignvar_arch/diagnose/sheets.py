@@ -12,7 +12,7 @@ from alignvar_arch.diagnose.figures import TOKENS, Drawn
 
 LEAST_CELL = 192  # a smaller picture is shown with every pixel as a square of pixels
 GAP, FONT_SIZE = 8, 12
-SHADE = 0.6  # how dark a black pixel makes the mask's colour
+SHADE = 0.5  # how dark a black pixel makes the mask's colour
 LINE = FONT_SIZE + 5
 
 
