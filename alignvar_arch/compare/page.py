@@ -1,7 +1,7 @@
 """The report's page: one self-contained index.html with everything in it, made from a comparison's report.
 
-What the page does is in page/: index.html (its skeleton), style.css and script.js. Here they are put together with the
-report's data, so that nothing in a name can become markup or code and no request leaves the page.
+What the page does is in page/: index.html (its skeleton), style.css and the files of its script. Here they are put
+together with the report's data, so that nothing in a name can become markup or code and no request leaves the page.
 """
 
 import base64
@@ -18,6 +18,8 @@ from PIL import Image
 from alignvar_arch.compare.tables import digits
 
 PARTS = Path(__file__).with_name("page")
+SCRIPTS = ("report.js", "plots.js", "images.js", "viewer.js", "controls.js")
+"""In the order in which they make one script."""
 EMBED_LIMIT = 32 * 2**20
 """Bytes of data URIs up to which the pictures lie inside the page; a browser still opens that at once."""
 WEBP_SIDE = 16383
@@ -43,8 +45,8 @@ def write(folder: Path, report: dict, limit: int = EMBED_LIMIT) -> None:
         "embedded": pictures is not None,
         "limit": limit,
     }
-    style = (PARTS / "style.css").read_text(encoding="utf-8")
-    script = (PARTS / "script.js").read_text(encoding="utf-8")
+    style = _part("style.css")
+    script = "\n".join(_part(name) for name in SCRIPTS)
     # Only this style and this script run, and only pictures are loaded: from the page itself, or from beside it.
     policy = (
         f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
@@ -53,9 +55,12 @@ def write(folder: Path, report: dict, limit: int = EMBED_LIMIT) -> None:
     # ASCII JSON without "<" can end no script element, and keeps file names that are no valid Unicode.
     text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     parts = {"policy": policy, "style": style, "script": script, "data": text}
-    skeleton = (PARTS / "index.html").read_text(encoding="utf-8")
-    html = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], skeleton)
+    html = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _part("index.html"))
     (folder / "index.html").write_text(html, encoding="utf-8")
+
+
+def _part(name: str) -> str:
+    return (PARTS / name).read_text(encoding="utf-8")
 
 
 def _paths(report: dict) -> list[str]:
