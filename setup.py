@@ -7,7 +7,8 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "alignvar_arch/version.py").read_text(encoding="utf-8"))[1]
-TEST = ["pytest>=7.4"]
+# selenium drives the browser in which a comparison's page is tested
+TEST = ["pytest>=7.4", "selenium>=4.2"]
 
 setup(
     name="alignvar",
@@ -16,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["alignvar_arch", "alignvar_arch.*"]),
-    package_data={"alignvar_arch": ["weights/*"]},
+    package_data={"alignvar_arch": ["weights/*", "compare/page/*"]},
     install_requires=[
         "basicsr>=1.4.2",
         "torch>=2.5",
@@ -26,7 +27,7 @@ setup(
         "einops>=0.7",
         "matplotlib>=3.7",
         "numpy>=1.23",
-        "pillow>=9.1",
+        "pillow>=10.1",
         "pyyaml>=6.0",
         "safetensors>=0.4",
         "scipy>=1.9",
