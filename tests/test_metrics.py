@@ -13,9 +13,12 @@ from torchvision.models import squeezenet1_1
 from alignvar_arch.archs.lpips import TAPS, LPIPSSqueeze, lpips_weights_missing
 from alignvar_arch.data.photos import find_photos, read_photo
 from alignvar_arch.errors import UserError
-from alignvar_arch.metrics import calculate_lpips_squeeze
+from alignvar_arch.metrics import calculate_lpips_squeeze, version
+from alignvar_arch.version import __version__
 
 SHARED = Path(__file__).parents[2] / "shared/data/weights"
+PAIR = os.environ.get("ALIGNVAR_LPIPS_PAIR")
+needs_published_weights = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the published weights are not at {SHARED}")
 
 
 @pytest.fixture(autouse=True)
@@ -195,7 +198,53 @@ def test_damaged_and_foreign_files_are_named(weights, linear):
         LPIPSSqueeze(weights=weights)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the published weights are not at {SHARED}")
+def test_version_is_of_the_values_and_not_of_the_files(weights, network, tmp_path):
+    found = version("calculate_lpips_squeeze", {"type": "calculate_lpips_squeeze", "weights": str(weights)})
+    assert found.startswith(f"alignvar {__version__}, weights ")
+    other = tmp_path / "other"
+    other.mkdir()
+    torch.save(network.state_dict(), other / "squeezenet1_1-b8a52dc0.pth")  # torchvision's form, with the classifier
+    linear = torch.load(weights / "lin_v0.1_squeeze.pth", weights_only=True)
+    torch.save(linear, other / "lin_v0.1_squeeze.pth")
+    assert version("calculate_lpips_squeeze", {"weights": str(other)}) == found
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    torch.save(network.state_dict(), changed / "squeezenet1_1-b8a52dc0.pth")
+    torch.save({name: value + 1e-6 for name, value in linear.items()}, changed / "lin_v0.1_squeeze.pth")
+    assert version("calculate_lpips_squeeze", {"weights": str(changed)}) != found
+    with pytest.raises(UserError, match="LPIPS has no weights here"):
+        version("calculate_lpips_squeeze", {})
+
+
+def test_grey_images_are_repeated(weights):
+    grey = np.random.default_rng(0).integers(0, 256, (2, 32, 32), dtype=np.uint8)
+    colour = np.repeat(grey[..., None], 3, axis=3)
+    assert (calculate_lpips_squeeze(*grey, 4, weights=str(weights))
+            == calculate_lpips_squeeze(*colour, 4, weights=str(weights)) > 0)
+
+
+@needs_published_weights
+def test_published_weights_give_torchvisions_features(network, linear):
+    """The fixtures' random network, filled with the published values: the plain computation on torchvision's layers."""
+    network.features.load_state_dict(torch.load(SHARED / "squeezenet1_1_features_fp32.pth", weights_only=True))
+    linear.update(torch.load(SHARED / "lin_v0.1_squeeze.pth", map_location="cpu", weights_only=True))
+    gt = read_photo(find_photos("scikit-image/val")[0])[:128, :160]
+    sr = cv2.GaussianBlur(gt, (0, 0), 1.6)
+    x, y = (torch.from_numpy(image[..., ::-1].transpose(2, 0, 1) / np.float32(255)) for image in (sr, gt))
+    found = calculate_lpips_squeeze(sr, gt, 0, weights=str(SHARED))
+    assert found == pytest.approx(plain_lpips(network, linear, x, y), rel=1e-4)
+
+
+@needs_published_weights
+@pytest.mark.skipif(not PAIR, reason="ALIGNVAR_LPIPS_PAIR names no folder with ex_ref, ex_p0 and ex_p1.png, which lie "
+                                     "in richzhang/PerceptualSimilarity under imgs")
+def test_published_pair():
+    reference, *others = (cv2.imread(str(Path(PAIR, f"ex_{name}.png"))) for name in ("ref", "p0", "p1"))
+    found = [calculate_lpips_squeeze(other, reference, 0, weights=str(SHARED)) for other in others]
+    assert found == pytest.approx([0.711, 0.148], abs=1e-3)
+
+
+@needs_published_weights
 def test_published_weights_rank_blur():
     image = read_photo(find_photos("scikit-image/val")[0])
     blurred = [cv2.GaussianBlur(image, (0, 0), sigma) for sigma in (0.8, 1.6, 3.2)]

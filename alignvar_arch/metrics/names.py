@@ -46,7 +46,7 @@ def describe(options):
         the data set, and none of an image.
 
     Raises:
-        KeyError: no metric of this type is registered.
+        UserError: no metric of this type is registered.
     """
     metric = METRIC_REGISTRY.get(options["type"])
     return {
@@ -69,8 +69,7 @@ def version(type_name, options):
         "basicsr 1.4.2", "alignvar 0.1.0, weights 1a2b3c4d5e6f", "pyiqa 0.1.16, lpips, weights 1a2b3c4d5e6f".
 
     Raises:
-        KeyError: no metric of this type is registered.
-        UserError: its weights are missing or damaged.
+        UserError: no metric of this type is registered, or its weights are missing or damaged.
     """
     metric = METRIC_REGISTRY.get(type_name)
     if hasattr(metric, "version"):
