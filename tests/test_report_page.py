@@ -57,12 +57,13 @@ def write_image(folder, set_name: str, image: str) -> dict:
 def write_pictures(folder) -> dict:
     """A report of three models on two sets, with its pictures under `folder`."""
     images = [write_image(folder, name, image) for name, those in IMAGES.items() for image in those]
+    # PSNR is infinite for the model that is exact: a figure that is not defined, on which images are left out.
     means = {"psnr": [27.125, 26.5, None], "lpips": [0.125, 0.25, 0.0], "fid": [80.0, 90.0, 1.0]}
     summary = {name: {"common": 2 if name == "set5" else 1} for name in IMAGES}
     for figures in summary.values():
         for key, values in means.items():
-            figures[key] = {model: {"mean": mean, "low": None, "high": None, "difference": None, "p": None}
-                            for model, mean in zip(MODELS, values, strict=True)}
+            rest = {"n": figures["common"] - (key == "psnr"), "low": None, "high": None, "difference": None, "p": None}
+            figures[key] = {model: {"mean": mean, **rest} for model, mean in zip(MODELS, values, strict=True)}
         figures["psnr"][HOSTILE].update(low=25.0, high=28.0, difference=-0.625, p=0.03)
     models = [{"name": name, "kind": "bicubic" if name == HOSTILE else "options", "source": None, "model_type": None,
                "weights": {}, "settings": {}, "parameters": None, "cost": None, "failed": []} for name in MODELS]
@@ -108,6 +109,7 @@ def test_markdown_has_whole_tables_and_names_failures(folder, report):
     rows = [line.replace("\\|", "") for line in lines if line.startswith("| ")]
     assert {row.count("|") for row in rows} == {9, 5}  # eight columns, then four of differences: no name breaks a row
     assert any(row.startswith("| ours | **27.12** |") and "| 4.00 M | 812 | 640 | 512 |" in row for row in rows)
+    assert sum("| PSNR ↑, n = 1 | LPIPS ↓ |" in row for row in rows) == 2
     assert any("26.50 [25.00, 28.00]" in row for row in rows) and any("-0.62 (p = 0.030)" in row for row in rows)
     assert "- réal, rocket: ours: \\</script\\>\\<b\\>nan\\</b\\>." in lines
     assert "- set5, broken \\<1\\>: unreadable: it is no picture" in lines
@@ -270,6 +272,7 @@ def test_the_table_sorts_by_click_and_by_key(view, report):
     from selenium.webdriver import Keys
 
     assert order(view) == MODELS
+    assert texts(view, "#results thead small")[1:4] == ["Y, n = 1", "RGB", "RGB"]
     head = "#results th:nth-child(2)"
     find(view, f"{head} button").click()
     assert order(view) == ["ours", HOSTILE, "exact"] and find(view, head).get_attribute("aria-sort") == "descending"

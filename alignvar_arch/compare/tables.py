@@ -61,7 +61,7 @@ def _set_tables(report: dict, data: dict) -> list[str]:
     models, metrics = report["models"], report["protocol"]["metrics"]
     summary = report["summary"][data["name"]]
     timing = report["protocol"]["timing"]
-    heads = [f"{_plain(metric['label'])} {'↑' if metric['better'] == 'higher' else '↓'}" for metric in metrics]
+    heads = [_head(summary, metric, models[0]) for metric in metrics]
     batch = f"ms/image, batch {timing['batch']}" if timing else "ms/image, larger batch"
     best = {metric["key"]: _best(summary, metric, models) for metric in metrics}
 
@@ -101,6 +101,13 @@ def _set_tables(report: dict, data: dict) -> list[str]:
             ),
         ]
     return lines
+
+
+def _head(summary: dict, metric: dict, model: dict) -> str:
+    """Label and direction; and how many images are in the means where the metric is undefined for some."""
+    count = summary[metric["key"]][model["name"]]["n"]
+    fewer = "" if count == summary["common"] else f", n = {count}"
+    return f"{_plain(metric['label'])} {'↑' if metric['better'] == 'higher' else '↓'}{fewer}"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -145,7 +152,7 @@ def _protocol(report: dict) -> list[str]:
     if timing:
         height, width = timing["lr_size"]
         lines.append(
-            f"costs: LR {height} x {width}, batch 1 and {timing['batch']}, median of {timing['repeats']} after "
+            f"costs: LR {height} x {width}, batch 1 and {timing['batch']}, median of up to {timing['repeats']} after "
             f"{timing['warmup']} of warm-up"
         )
     else:

@@ -80,7 +80,7 @@ function writeProtocol() {
     ['Data', ...protocol.sets.map(({ name, count, lr, hash }) => `${name}: ${count} images, LR ${lr}, sha256 ${hash}`)],
     ['Machine', `${protocol.device}, ${protocol.precision}, seed ${protocol.seed}`],
     ['Costs', timing
-      ? `LR ${timing.lr_size.join(' × ')}, batch 1 and ${timing.batch}, median of ${timing.repeats} `
+      ? `LR ${timing.lr_size.join(' × ')}, batch 1 and ${timing.batch}, median of up to ${timing.repeats} `
         + `after ${timing.warmup} of warm-up`
       : 'not measured'],
   ]);
@@ -122,7 +122,7 @@ function columns() {
     { label: 'Model', note: '', value: model => model.name, write: modelCell },
     ...protocol.metrics.map(metric => ({
       label: `${metric.label} ${arrow(metric)}`,
-      note: metric.space,
+      note: metric.space + fewer(metric),
       better: metric.better,
       value: model => figure(model, metric).mean,
       write: model => metricCell(model, metric),
@@ -132,6 +132,12 @@ function columns() {
     plain('ms/image', `batch ${batch}`, model => cost(model, 'ms_n'), milliseconds),
     plain('Peak memory', 'MiB', model => cost(model, 'peak_mib'), value => value.toFixed(0)),
   ];
+}
+
+/** Images in a metric's means, where that is not all that every model did: it is undefined for the others. */
+function fewer(metric) {
+  const { n } = figure(reference, metric);
+  return n === summary[set].common ? '' : `, n = ${n}`;
 }
 
 function modelCell(model) {
