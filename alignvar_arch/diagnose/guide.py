@@ -76,8 +76,8 @@ def guide(content: dict) -> str:
     drawn = {name: text for name, text in FILES.items() if content["overall"]["masks"] or "mask" not in name}
     lines += [f"| {name} | {seen} | {definition.format(percent=content['plant_percent'])} |"
               for name, (seen, definition) in drawn.items()]
-    lines += ["", "masks.png and cumulative.png are of single images; every pixel of a picture is one of the sheet, "
-              "or a square of them where the picture is small.", "", "## diagnose.json", "",
+    lines += ["", "Sheets of pictures are of single images; every pixel of a picture is one of the sheet, or a square "
+              "of them where the picture is small.", "", "## diagnose.json", "",
               "Every plotted number; null is a number that does not exist, such as the PSNR of equal pictures.", "",
               "| key | value |", "|---|---|", *(f"| {key} | {text} |" for key, text in KEYS.items())]
     return "\n".join(lines) + "\n"
