@@ -289,7 +289,7 @@ def test_the_table_sorts_by_click_and_by_key(view, report):
 
 def test_sets_are_chosen_together_for_table_and_images(view, report):
     find(view, "#sets button:nth-child(2)").click()
-    assert "Means over the 1 of 3 images" in find(view, "#results-note").text
+    assert "Means over the 1 (of 3) images" in find(view, "#results-note").text
     assert "1 failed" in find(view, "#results tbody th").text
     assert texts(view, "#strip button span:first-of-type") == IMAGES["réal"]
     find(view, "#strip button:nth-child(2)").click()

@@ -106,8 +106,8 @@ def _sheet(folder: Path, report: dict, image: dict) -> Image.Image:
     for index, model in enumerate(models, start=1):
         name, x = model["name"], column(index)
         values = image["values"].get(name, {})
-        lines = [name, *(_value(metric, values.get(metric["key"])) for metric in metrics)]
-        _write_lines(draw, (x, GAP + cell), lines, font, cell)
+        lines = [(metric["label"], _value(metric, values.get(metric["key"]))) for metric in metrics]
+        _write_lines(draw, (x, GAP + cell), [name, *lines], font, cell)
         if name in pictures:
             sheet.paste(_enlarged(crop(pictures[name]), factor), (x, GAP))
             sheet.paste(_enlarged(errors[name] * amplification, factor), (x, below))
@@ -157,16 +157,18 @@ def _whole(gt: np.ndarray, window: tuple[int, int, int], height: int) -> Image.I
     return picture
 
 
-def _write_lines(draw, place: tuple[int, int], lines: list[str], font, width: int) -> None:
-    """Lines of text under one another, each cut with dots at `width` pixels."""
+def _write_lines(draw, place: tuple[int, int], lines: list[str | tuple[str, str]], font, width: int) -> None:
+    """Lines of text under one another, each cut with dots at `width` pixels; of (words, figure) only the words are."""
     x, y = place
     for line in lines:
-        text = " ".join(line.split())
-        while draw.textlength(text, font) > width and len(text) > 1:
-            text = text.rstrip("…")[:-1] + "…"
-        draw.text((x, y + GAP // 2), text, INK, font)
+        words, figure = (line, "") if isinstance(line, str) else (line[0], f" {line[1]}")
+        text = words = " ".join(words.split())
+        while draw.textlength(text + figure, font) > width and words:
+            words = words[:-1]
+            text = words + "…"
+        draw.text((x, y + GAP // 2), text + figure, INK, font)
         y += font.size * 5 // 4
 
 
 def _value(metric: dict, value: float | None) -> str:
-    return f"{metric['label']} {'-' if value is None else format(value, f'.{digits(metric)}f')}"
+    return "-" if value is None else f"{value:.{digits(metric)}f}"

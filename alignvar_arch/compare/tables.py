@@ -82,7 +82,7 @@ def _set_tables(report: dict, data: dict) -> list[str]:
         return text if entry["p"] is None else f"{text} ({_p(entry['p'])})"
 
     lines = [
-        f"Means over the {summary['common']} of {data['count']} images that every model did, with 95 % bootstrap "
+        f"Means over the {summary['common']} (of {data['count']}) images that every model did, with 95 % bootstrap "
         "intervals; the best in bold.",
         "",
         *_table(

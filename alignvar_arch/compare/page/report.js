@@ -121,7 +121,7 @@ function columns() {
   return [
     { label: 'Model', note: '', value: model => model.name, write: modelCell },
     ...protocol.metrics.map(metric => ({
-      label: `${metric.label} ${arrow(metric)}`,
+      label: `${metric.label}\u00a0${arrow(metric)}`,
       note: metric.space + fewer(metric),
       better: metric.better,
       value: model => figure(model, metric).mean,
@@ -187,6 +187,6 @@ function writeTable() {
   body.replaceChildren(...rows.values());
   const { count } = protocol.sets.find(({ name }) => name === set);
   const compared = `; below, the mean paired difference to ${reference.name} and p of a permutation test. ★ best.`;
-  at('results-note').textContent = `Means over the ${summary[set].common} of ${count} images that every model did, `
+  at('results-note').textContent = `Means over the ${summary[set].common} (of ${count}) images that every model did, `
     + `with 95 % bootstrap intervals${models.length > 1 ? compared : '.'}`;
 }

@@ -88,7 +88,7 @@ function place() {
   }
   const { width: side } = stage.querySelector('.frame').style;
   at('divider').style.width = side;
-  at('captions').style.maxWidth = `max(${side}, 34rem)`;
+  at('captions').style.maxWidth = `max(${side}, 24rem)`;
 }
 
 // ---- zoom and pan
