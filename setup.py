@@ -30,15 +30,16 @@ setup(
         "pillow>=10.1",
         "pyyaml>=6.0",
         "safetensors>=0.4",
-        "scipy>=1.9",
+        "scipy>=1.15",
         "scikit-image>=0.21",
+        "tqdm>=4.60",
         # BasicSR imports distutils, which Python 3.12 no longer has and setuptools stands in for
         "setuptools>=65; python_version>='3.12'",
     ],
     extras_require={
         "test": TEST,
         "dev": [*TEST, "ruff>=0.6", "pre-commit>=3"],
-        "metrics": ["pyiqa>=0.1.10"],
+        "metrics": ["pyiqa>=0.1.15"],
     },
     entry_points={
         "console_scripts": ["basicsr = alignvar_arch.cli:main"],

@@ -1,6 +1,7 @@
 """What several tests need: BasicSR mended before anything imports it, tiny data, a tiny options file."""
 
 import copy
+import shutil
 from pathlib import Path
 
 import cv2
@@ -105,3 +106,26 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent; it holds photographs and reference figures that do not ship")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A real headless Chromium, driven by selenium; one for all tests, since starting it takes seconds."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("chromium or chromedriver is not installed (Debian: chromium, chromium-driver)")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    flags = ["headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+             "disable-background-networking", "disable-component-update", "force-color-profile=srgb",
+             f"user-data-dir={tmp_path_factory.mktemp('chromium')}"]
+    for flag in flags:
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(executable_path=driver))
+    browser.get("about:blank")  # away from the browser's own first page and its requests
+    yield browser
+    browser.quit()

@@ -15,9 +15,10 @@ from basicsr.utils.registry import METRIC_REGISTRY
 from conftest import listing, write
 
 from alignvar_arch.cli.main import main
-from alignvar_arch.compare import cost, report
+from alignvar_arch.compare import cost
 from alignvar_arch.compare.protocol import difference
 from alignvar_arch.compare.statistics import summarise
+from alignvar_arch.output import new_folder
 
 PSNR = {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True}
 NIQE = {"type": "calculate_niqe", "crop_border": 2}
@@ -354,7 +355,7 @@ def test_protocols_name_their_first_difference():
 
 
 def test_a_report_vanishes_when_its_making_fails(tmp_path):
-    with pytest.raises(RuntimeError), report.folder(str(tmp_path / "out")) as place:
+    with pytest.raises(RuntimeError), new_folder(str(tmp_path / "out")) as place:
         (place / "half").write_text("half")
         raise RuntimeError
     assert not list(tmp_path.iterdir())

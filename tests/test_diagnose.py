@@ -294,7 +294,7 @@ def refused(capsys, arguments: list[str], *words: str) -> None:
 
 @pytest.mark.parametrize(("flags", "words"), [
     (["--plant", "0"], ["--plant", "0"]), (["--plant", "101"], ["--plant", "100"]), (["--plant", "nan"], ["--plant"]),
-    (["--limit", "0"], ["--limit"]), (["-o", "gt"], ["gt", "already"]), (["-o", "no/where"], ["no/where", "no folder"]),
+    (["--limit", "0"], ["--limit"]), (["-o", "gt"], ["gt exists"]),
     (["-opt", "opt.yml", "opt.yml"], ["twice"]), (["--sets", "Set=nowhere"], ["nowhere"]),
 ], ids=str)  # fmt: skip
 def test_flags_that_cannot_be_meant_are_refused(options, capsys, flags, words):

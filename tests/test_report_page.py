@@ -159,28 +159,6 @@ def test_names_that_make_the_same_file_keep_a_sheet_each(folder, report, tmp_pat
 # ---- the page in a browser
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("chromium or chromedriver is not installed (Debian: chromium, chromium-driver)")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    flags = ["headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-             "disable-background-networking", "disable-component-update", "force-color-profile=srgb",
-             f"user-data-dir={tmp_path_factory.mktemp('chromium')}"]
-    for flag in flags:
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(executable_path=driver))
-    browser.get("about:blank")  # away from the browser's own first page and its requests
-    yield browser
-    browser.quit()
-
-
 @pytest.fixture
 def view(browser, folder, report):
     """The page, freshly opened in a light window of 1280 x 900; whatever a test did, no error may be on the console."""

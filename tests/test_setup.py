@@ -18,6 +18,7 @@ from alignvar_arch.version import __version__
 ROOT = Path(__file__).parents[1]
 COMMAND = "pip install -e '.[test]' && pytest"
 # modules whose distribution has another name
+COMES_WITH_PYIQA = {"packaging", "timm"}  # imported after pyiqa only, in functions: the extra [metrics]
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python", "skimage": "scikit-image", "yaml": "pyyaml"}
 
 
@@ -42,10 +43,11 @@ def test_every_folder_with_code_is_packaged(metadata):
     assert folders == set(metadata["packages"])
 
 
-def test_weights_are_packaged(metadata):
-    patterns = metadata["package_data"]["alignvar_arch"]
-    shipped = [path for path in (ROOT / "alignvar_arch/weights").rglob("*") if path.is_file()]
-    assert patterns == ["weights/*"] and all(path.parent.name == "weights" for path in shipped)
+def test_whatever_is_no_code_is_packaged(metadata):
+    package = ROOT / "alignvar_arch"
+    packaged = {path for pattern in metadata["package_data"]["alignvar_arch"] for path in package.glob(pattern)}
+    assert packaged == {path for path in package.rglob("*")
+                        if path.is_file() and path.suffix not in (".py", ".pyc") and "egg-info" not in str(path)}
 
 
 def test_every_import_is_required(metadata):
@@ -57,7 +59,7 @@ def test_every_import_is_required(metadata):
                 needed |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 needed.add(node.module.split(".")[0])
-    needed -= {*sys.stdlib_module_names, "alignvar_arch"}
+    needed -= {*sys.stdlib_module_names, "alignvar_arch", *COMES_WITH_PYIQA}
     assert {DISTRIBUTIONS.get(name, name) for name in needed} <= required
 
 

@@ -23,6 +23,7 @@ from alignvar_arch.metrics import NAMES
 from alignvar_arch.options import reader
 from alignvar_arch.options.check import check_name
 from alignvar_arch.options.datasets import Builder
+from alignvar_arch.output import new_folder
 
 
 def argument_parser() -> options.Parser:
@@ -78,7 +79,7 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
 def _merge(args, command: str) -> int:
     if args.opt or len(args.merge) < 2:
         raise UserError("--merge takes two or more folders of reports and no -opt.")
-    with report.folder(args.output) as place:
+    with new_folder(args.output) as place:
         merged = report.merge(args.merge, place, command)
         report.write(merged, place)
     return _finish(merged, args.output)
@@ -101,7 +102,7 @@ def _compare(args, command: str) -> int:
     taken = {"GT", "LR", "bicubic"} | set(folders)
     networks = [Network(opt, file, unique(opt["name"], taken), opts[0]["manual_seed"])
                 for file, opt in zip(args.opt, opts, strict=True)]
-    with report.folder(args.output) as place:
+    with new_folder(args.output) as place:
         found = compare(networks, Builder(opts[0]).datasets.values(), folders, metrics, place, scale=scale,
                         seed=opts[0]["manual_seed"], cuda=cuda, limit=args.limit, command=command,
                         timing=None if args.no_cost else cost.timing(args.cost_size, args.cost_batch))

@@ -10,6 +10,7 @@ from alignvar_arch import options
 from alignvar_arch.cli.pipeline import close_logger
 from alignvar_arch.cli.plugins import Plugin
 from alignvar_arch.errors import UserError
+from alignvar_arch.output import check_free, new_folder
 
 
 def run(argv: list[str], _plugins: list[Plugin]) -> int:
@@ -30,7 +31,7 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
     from alignvar_arch.diagnose.tiles import Tiles
     from alignvar_arch.options.datasets import Builder
 
-    report.check_free(args.output)
+    check_free(args.output)
     opts = {file: _validated(args, file) for file in args.opt}
     close_logger()
     get_root_logger().setLevel("WARNING")
@@ -39,7 +40,7 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
         first = opts[args.opt[0]]
         tiles = Tiles(Builder(first).datasets.values(), first["scale"], tokenizer.image_side // first["scale"],
                       args.limit)
-        with report.whole(args.output) as folder:
+        with new_folder(args.output) as folder:
             report.write(tiles, tokenizer, found, args.plant, folder)
     finally:
         close_logger()

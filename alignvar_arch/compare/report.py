@@ -1,12 +1,7 @@
-"""A report's folder: made under a temporary name and moved when whole, read again, merged."""
+"""A report's folder: completed and written, read again, merged."""
 
-import contextlib
-import errno
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +16,6 @@ from alignvar_arch.version import __version__
 
 FORMAT = 1
 NAME = "report.json"
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)
 
 
 def new(protocol: dict, models: list[dict], images: list[dict], unreadable: list[dict], command: str) -> dict:
@@ -31,35 +25,6 @@ def new(protocol: dict, models: list[dict], images: list[dict], unreadable: list
     return {"format": FORMAT, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "command": command,
             "environment": environment, "protocol": protocol, "models": models, "images": images,
             "unreadable": unreadable}
-
-
-@contextlib.contextmanager
-def folder(path: str) -> Iterator[Path]:
-    """Gives a temporary folder that becomes `path` if the block ends well, and vanishes if it does not.
-
-    Raises:
-        UserError: `path` exists and is not an empty folder, or cannot be written.
-    """
-    target = Path(path).absolute()
-    if target.is_dir() and not any(target.iterdir()):
-        pass
-    elif os.path.lexists(target):
-        raise UserError(f"{path} exists; name another folder with -o, or move it away.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:64]}."))
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; name another folder with -o.") from error
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        os.replace(temporary, target)
-    except OSError as error:
-        if error.errno not in _DISK:  # anything else is a fault of ours, which must not pass for the user's
-            raise
-        raise UserError(f"cannot write {path}: {error.strerror}; nothing was kept.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write(report: dict, place: Path) -> None:

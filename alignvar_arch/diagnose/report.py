@@ -1,11 +1,6 @@
 """The folder of a diagnosis: charts and sheets, diagnose.json with every number, diagnose.md that explains them."""
 import json
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -76,39 +71,3 @@ def _finite(value):
     if isinstance(value, (list, tuple)):
         return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def check_free(output: str) -> None:
-    """Refuse a folder that holds something, and one that cannot be made.
-
-    Raises:
-        UserError: with the reason.
-    """
-    folder = Path(output)
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if os.path.lexists(folder):
-        raise UserError(f"-o {output}: it is there already; name a new folder, or move it away.")
-    if not folder.absolute().parent.is_dir():
-        raise UserError(f"-o {output}: there is no folder {folder.absolute().parent}.")
-
-
-@contextmanager
-def whole(output: str) -> Iterator[Path]:
-    """Give an empty folder beside ``output`` that takes its place at the end; after an error nothing is left."""
-    check_free(output)
-    target = Path(output).absolute()
-    try:
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    except OSError as error:
-        raise UserError(f"-o {output}: cannot write there: {error.strerror}.") from error
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        os.replace(temporary, target)
-    except BrokenPipeError:  # nobody reads what is printed, which is the command line's to answer
-        raise
-    except OSError as error:
-        raise UserError(f"-o {output}: cannot write there: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
