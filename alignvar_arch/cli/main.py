@@ -16,6 +16,7 @@ COMMANDS = {
     "test": "run a network over the test sets of an options file",
     "compare": "models side by side: figures, cost and pictures in one report",
     "diagnose": "what AlignVAR's masks, attention, scales and errors do, in charts",
+    "lmdb": "image data sets in LMDBs: create, verify, look into, merge",
     "convert": "a training checkpoint as one safetensors file",
     "list": "every registered arch, model, loss, dataset and metric",
     "doctor": "versions, device, what is missing and how to mend it",

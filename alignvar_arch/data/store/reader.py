@@ -1,5 +1,7 @@
 """Store: reading a store's records, or those of any LMDB that BasicSR made."""
 
+import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ class Store:
 
     Attributes:
         path: the folder, a Path.
-        keys: every key that meta_info.txt lists, sorted.
+        keys: every key that meta_info.txt lists, sorted; read when first asked for.
         index: what index.json says, see index.py; None for an LMDB that BasicSR made.
 
     Raises:
@@ -33,14 +35,14 @@ class Store:
     def __init__(self, path):
         self.path = Path(os.path.expanduser(path))
         lmdb_backend.check(str(self.path))
-        try:
+        with self._lists():
             self.index = index.read_index(self.path)
-            self.keys = sorted(key for key, _ in self.meta_info())
-        except OSError as error:
-            raise UserError(f"{self.path}: its {os.path.basename(error.filename)} cannot be read ({error.strerror}); "
-                            "make it again.") from error  # fmt: skip
-        except ValueError as error:
-            raise UserError(f"{self.path}: {error}; see `basicsr lmdb verify {self.path}`.") from error
+            next(self.meta_info(), None)
+
+    @functools.cached_property
+    def keys(self) -> list[str]:
+        with self._lists():
+            return sorted(key for key, _ in self.meta_info())
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -109,6 +111,16 @@ class Store:
             for line in file:
                 if line.strip():
                     yield line.split(".")[0], line
+
+    @contextlib.contextmanager
+    def _lists(self):
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{self.path}: its {os.path.basename(error.filename)} cannot be read ({error.strerror}); "
+                            "make it again.") from error  # fmt: skip
+        except ValueError as error:
+            raise UserError(f"{self.path}: {error}; see `basicsr lmdb verify {self.path}`.") from error
 
     def _within(self, key, use):
         """Applies a function of codecs.py to the record as it lies in the map, without a copy of the whole."""
