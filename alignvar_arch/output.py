@@ -10,18 +10,30 @@ from pathlib import Path
 
 from alignvar_arch.errors import UserError
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
 def check_free(path: str) -> None:
-    """Refuses a place that is taken.
+    """Refuses a place that is taken, or that a new folder cannot take.
 
     Raises:
-        UserError: `path` exists and is not an empty folder.
+        UserError: `path` is not an empty folder but exists, is the current folder, a mount point or no possible name.
     """
+    if not path:
+        raise UserError("-o: names no folder.")
     target = Path(path)
-    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+    try:
+        target.lstat()
+        free = target.is_dir() and not any(target.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; name another folder with -o.") from error
+    if not free:
         raise UserError(f"{path} exists; name another folder with -o, or move it away.")
+    if os.path.ismount(target) or target.samefile(os.curdir):  # neither can be replaced
+        kind = "a mount point" if os.path.ismount(target) else "the current folder"
+        raise UserError(f"{path} is {kind}; name a new folder in it with -o.")
 
 
 @contextlib.contextmanager
@@ -32,19 +44,33 @@ def new_folder(path: str) -> Iterator[Path]:
         UserError: `path` is taken (see check_free), or cannot be written.
     """
     check_free(path)
-    target = Path(path).absolute()
+    target = Path(path).resolve()  # of a link to an empty folder, that folder
+    start = target.name.encode(errors="ignore")[:64].decode(errors="ignore")
+    made = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:64]}."))
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{start}."))
     except OSError as error:
+        _remove_empty(made)
         raise UserError(f"cannot write {path}: {error.strerror}; name another folder with -o.") from error
     try:
         yield temporary
         temporary.chmod(0o755)
         os.replace(temporary, target)
     except OSError as error:
-        if error.errno not in _DISK:  # anything else is a fault of ours, which must not pass for the user's
+        # Anything else is a fault of ours, which must not pass for the user's.
+        if error.errno not in _DISK and error.filename != str(temporary):
             raise
         raise UserError(f"cannot write {path}: {error.strerror}; nothing was kept.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes folders, the inmost first, as long as there is nothing in them."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return

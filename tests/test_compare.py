@@ -18,6 +18,7 @@ from alignvar_arch.cli.main import main
 from alignvar_arch.compare import cost
 from alignvar_arch.compare.protocol import difference
 from alignvar_arch.compare.statistics import summarise
+from alignvar_arch.errors import UserError
 from alignvar_arch.output import new_folder
 
 PSNR = {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True}
@@ -110,14 +111,16 @@ def test_pictures_made_elsewhere_stand_beside(models, capsys):
         shutil.copy(f"gt/{index:02}.png", f"other/{index:02}_run.png")
     Path("other/05_run.png").unlink()
     cv2.imwrite("other/06_run.png", np.zeros((20, 24, 3), np.uint8))
-    Path("other/07_run.png").write_bytes(b"nothing")
+    whole = cv2.imencode(".jpg", cv2.imread("gt/07.png"))[1].tobytes()
+    Path("other/07_run.png").unlink()
+    Path("other/07_run.jpg").write_bytes(whole[:-40])  # OpenCV would fill in grey
     shutil.copy("gt/00.png", "other/stranger.png")
     found = compare("-opt", "one.yml", "--images", "Other=other", code=1)
     model = found["models"][1]
     assert (model["name"], model["kind"]) == ("Other", "images")
     reasons = {entry["image"]: entry["reason"] for entry in model["failed"]}
     assert set(reasons) == {"05", "06", "07"}
-    assert "no picture" in reasons["05"] and "24x20" in reasons["06"] and "damaged" in reasons["07"]
+    assert "no picture" in reasons["05"] and "24x20" in reasons["06"] and "07_run.jpg" in reasons["07"]
     assert found["summary"]["Set"]["common"] == 8
     assert found["images"][0]["values"]["Other"]["psnr"] is None  # a perfect copy: infinite
     assert "Other on Set/05" in capsys.readouterr().err
@@ -201,6 +204,9 @@ def test_one_name_for_two_figures_refuses_to_merge(models, capsys):
     Path("two/report.json").write_text(json.dumps({"format": 1}))
     assert "damaged" in refused(capsys, "--merge", "one", "two")
     Path("two/report.json").write_text(Path("kept.json").read_text().replace("pictures/Set", "../pictures/Set"))
+    assert "outside" in refused(capsys, "--merge", "two", "two")
+    outside = Path("gt/00.png").absolute()  # it exists, and still is not the report's
+    Path("two/report.json").write_text(Path("kept.json").read_text().replace("pictures/Set/00/GT.png", str(outside)))
     assert "outside" in refused(capsys, "--merge", "two", "two")
     Path("two/report.json").unlink()
     assert "no readable report.json" in refused(capsys, "--merge", "one", "two")
@@ -359,3 +365,33 @@ def test_a_report_vanishes_when_its_making_fails(tmp_path):
         (place / "half").write_text("half")
         raise RuntimeError
     assert not list(tmp_path.iterdir())
+
+
+def test_no_folder_is_left_of_those_made_on_the_way(tmp_path):
+    with pytest.raises(RuntimeError), new_folder(str(tmp_path / "a" / "b" / "out")):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_to_an_empty_folder_is_as_good_as_that_folder(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with new_folder(str(tmp_path / "link")) as place:
+        (place / "file").touch()
+    assert listing(tmp_path) == ["link", "real", "real/file"]
+
+
+@pytest.mark.parametrize(("path", "words"), [
+    (".", "current folder"), ("", "names no folder"), ("x" * 256, "too long"), ("/proc/x/y", "cannot write"),
+])  # fmt: skip
+def test_a_folder_that_cannot_be_made_is_refused_before_the_work(tmp_path, monkeypatch, path, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words), new_folder(path):
+        pytest.fail("the work has begun")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_of_many_bytes_is_no_hindrance(tmp_path):
+    with new_folder(str(tmp_path / ("ü" * 127))) as place:
+        assert len(place.name.encode()) < 100
+    assert [len(path.name) for path in tmp_path.iterdir()] == [127]
