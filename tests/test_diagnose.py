@@ -269,7 +269,9 @@ def test_several_trained_models_stand_in_one_diagnosis(options):
     deeper["network_g"].update(depth=3, sca="off")
     deeper["path"]["pretrain_network_g"] = "deep.safetensors"
     files = [write(options, "with.yml"), write(deeper, "without.yml")]
-    assert main(["diagnose", "-opt", *files, "-o", "out", "--limit", "1", "--plant", "50"]) == 0
+    flags = ["--limit", "1", "--plant", "50", "--sets", "overall=gt,lq"]  # a set may be named as the folder of means
+    assert main(["diagnose", "-opt", *files, "-o", "out", *flags]) == 0
+    assert set(listing(Path("out/overall"))) > {"psnr.png", "a/psnr.png"}
     found = content("out")
     assert [(s["label"], s["sca"]) for s in found["subjects"]] == [("with", "laplacian"), ("without", "off")]
     assert len(found["images"]) == 1 and len(found["images"][0]["attention"]["without"]["distance"]) == 3

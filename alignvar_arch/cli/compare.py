@@ -1,6 +1,5 @@
 """`basicsr compare`: models and result folders side by side on one LR, in a report of figures, cost and pictures."""
 
-import logging
 import os
 import shlex
 import sys
@@ -68,8 +67,7 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
         return _merge(args, command)
     if not args.opt:
         raise UserError("-opt is missing; name the options file of at least one model.")
-    logging.getLogger("basicsr").addHandler(logging.NullHandler())
-    get_root_logger(log_level=logging.WARNING)
+    get_root_logger().setLevel("WARNING")
     try:
         return _compare(args, command)
     finally:
@@ -100,11 +98,13 @@ def _compare(args, command: str) -> int:
             print(f"{file} names other data than {args.opt[0]}; all are compared on the latter's.", file=sys.stderr)
     metrics = _metrics(args.metrics, opts[0], scale)
     taken = {"GT", "LR", "bicubic"} | set(folders)
-    networks = [Network(opt, file, unique(opt["name"], taken), opts[0]["manual_seed"])
+    # Where the file has none, `validated` has drawn one, and no two reports would agree.
+    seed = contents[args.opt[0]].get("manual_seed") or 0
+    networks = [Network(opt, file, unique(opt["name"], taken), seed)
                 for file, opt in zip(args.opt, opts, strict=True)]
     with new_folder(args.output) as place:
         found = compare(networks, Builder(opts[0]).datasets.values(), folders, metrics, place, scale=scale,
-                        seed=opts[0]["manual_seed"], cuda=cuda, limit=args.limit, command=command,
+                        seed=seed, cuda=cuda, limit=args.limit, command=command,
                         timing=None if args.no_cost else cost.timing(args.cost_size, args.cost_batch))
         report.write(found, place)
     return _finish(found, args.output)

@@ -3,7 +3,6 @@
 import hashlib
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from basicsr.models import build_model
@@ -12,6 +11,7 @@ from basicsr.utils import set_random_seed, tensor2img
 from basicsr.utils.matlab_functions import imresize
 
 from alignvar_arch.compare.material import Item
+from alignvar_arch.data.evaluation_dataset import read_image
 from alignvar_arch.errors import UserError
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -120,7 +120,7 @@ class Results:
         self.folder, self.name, self.scale = Path(folder), name, scale
         if not self.folder.is_dir():
             raise UserError(f"--images {name}: there is no folder {folder}.")
-        self.files, self.extra = {}, 0
+        self.files: dict[tuple[str, str], Path] = {}
         for set_name in dict.fromkeys(item.set_name for item in items):
             self._match(set_name, {item.image for item in items if item.set_name == set_name})
         if not self.files:
@@ -134,7 +134,6 @@ class Results:
             stems = ("_".join(parts[:count]) for count in range(len(parts), 0, -1))
             image = next((stem for stem in stems if stem in images), None)
             if image is None:
-                self.extra += 1
                 continue
             other = self.files.setdefault((set_name, image), file)
             if other != file:
@@ -150,9 +149,10 @@ class Results:
         file = self.files.get((item.set_name, item.image))
         if file is None:
             raise Failed(f"{self.folder} has no picture of it.")
-        picture = cv2.imread(str(file), cv2.IMREAD_COLOR)
-        if picture is None:
-            raise Failed(f"{file} is damaged or is not an image.")
+        try:
+            picture = read_image(str(file))
+        except UserError as error:
+            raise Failed(str(error)) from error
         return _of_size(picture, item, self.scale)
 
     def entry(self) -> dict:

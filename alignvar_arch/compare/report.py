@@ -97,10 +97,10 @@ def _join(merged: dict, report: dict, source: Path, place: Path) -> None:
 
 
 def _copy(source: Path, place: Path, path: str) -> None:
-    if (place / path).exists():
-        return
     if Path(path).is_absolute() or ".." in Path(path).parts:
         raise UserError(f"{source} names the picture {path}, which is outside of the report; it is not to be trusted.")
+    if (place / path).exists():
+        return
     (place / path).parent.mkdir(parents=True, exist_ok=True)
     try:
         shutil.copyfile(source / path, place / path)

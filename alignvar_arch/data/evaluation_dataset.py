@@ -67,14 +67,14 @@ class EvaluationDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         pair, scale = self.pairs[index], self.opt["scale"]
-        gt = _read(pair.gt)
+        gt = read_image(pair.gt)
         height, width = gt.shape[:2]
         if pair.lq is None:
             _check_size(pair, (width, height), None, scale)
             gt = gt[:height - height % scale, :width - width % scale]
             lq = bicubic_lr(gt, scale)
         else:
-            lq = _read(pair.lq)
+            lq = read_image(pair.lq)
             _check_size(pair, (width, height), lq.shape[1::-1], scale)
             gt = gt[:scale * lq.shape[0], :scale * lq.shape[1]]
         gt, lq = img2tensor([gt.astype(np.float32) / 255, lq.astype(np.float32) / 255], bgr2rgb=True, float32=True)
@@ -190,8 +190,12 @@ def _content(path: str) -> bytes:
         raise UserError(f"cannot read the image {path}: {error.strerror}.") from error
 
 
-def _read(path: str) -> np.ndarray:
-    """Reads an image as uint8 (H, W, 3), BGR."""
+def read_image(path: str) -> np.ndarray:
+    """Reads an image, a file or `FOLDER.lmdb/KEY`, as uint8 (H, W, 3), BGR.
+
+    Raises:
+        UserError: it cannot be read, is no image, or is cut short.
+    """
     content = _content(path)
     try:
         with Image.open(io.BytesIO(content)) as image:

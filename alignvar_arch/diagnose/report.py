@@ -41,7 +41,7 @@ def write(tiles: Tiles, tokenizer: AlignVARTokenizer, subjects: list[Subject], p
     if not every:
         raise UserError(f"none of the {len(tiles)} images could be used." if tiles.failed else "there are no images.")
     overall = completed(mean(every))
-    (folder / OVERALL).mkdir()
+    (folder / OVERALL).mkdir(exist_ok=True)  # a set may have this name
     charts.draw_all(overall, schedule, f"mean of {len(every)} image{'s' if len(every) > 1 else ''}", folder / OVERALL)
     content = {
         "alignvar": __version__, "torch": torch.__version__, "device": str(tokenizer.quantize.embedding.weight.device),
