@@ -1,8 +1,12 @@
 """`basicsr compare`: one LR for all, BasicSR's own figures, failures named, reports that merge or refuse to."""
 
 import copy
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -16,6 +20,7 @@ from conftest import listing, write
 
 from alignvar_arch.cli.main import main
 from alignvar_arch.compare import cost
+from alignvar_arch.compare.contenders import Network
 from alignvar_arch.compare.protocol import difference
 from alignvar_arch.compare.statistics import summarise
 from alignvar_arch.errors import UserError
@@ -124,6 +129,29 @@ def test_pictures_made_elsewhere_stand_beside(models, capsys):
     assert found["summary"]["Set"]["common"] == 8
     assert found["images"][0]["values"]["Other"]["psnr"] is None  # a perfect copy: infinite
     assert "Other on Set/05" in capsys.readouterr().err
+
+
+def test_a_model_without_any_picture_of_a_set_takes_nothing_from_the_others(models, monkeypatch):
+    use_brightness(models, monkeypatch)
+    Path("other/b").mkdir(parents=True)
+    for index in range(11):
+        cv2.imwrite(f"other/b/{index:02}.png", cv2.blur(pixels(f"gt/{index:02}.png"), (3, 3)))
+    found = compare("-opt", "one.yml", "--sets", "a=gt,lq", "b=gt,lq", "--images", "Other=other", code=1)
+    assert {entry["set"] for entry in found["models"][1]["failed"]} == {"a"}
+    for key in ("psnr", "set"):
+        row, whole = (found["summary"][name][key] for name in "ab")
+        assert (row["Other"]["n"], row["Other"]["mean"], row["Other"]["p"]) == (0, None, None)
+        assert [row["one"], row["bicubic"]] == [whole["one"], whole["bicubic"]] and whole["Other"]["n"] == 11
+    assert "n = 0" not in Path("out/report.md").read_text(encoding="utf-8")
+
+
+def test_figures_stand_without_the_first_models():
+    images = [{"set": "s", "pictures": {"b": "b.png"}, "values": {"b": {"m": value}}} for value in (1.0, 3.0)]
+    found = {"protocol": {"sets": [{"name": "s"}], "metrics": [{"key": "m", "of_a_set": False}]},
+             "models": [{"name": "a"}, {"name": "b"}], "images": images}
+    row = summarise(found, {})["s"]
+    assert row["common"] == 2 and (row["m"]["a"]["mean"], row["m"]["a"]["n"]) == (None, 0)
+    assert (row["m"]["b"]["mean"], row["m"]["b"]["difference"], row["m"]["b"]["p"]) == (2, None, None)
 
 
 def test_an_image_that_a_model_cannot_take_is_named_and_the_rest_go_on(models, capsys):
@@ -278,15 +306,29 @@ def test_undefined_figures_are_null_and_leave_the_image_out_of_the_mean(models):
     assert found["summary"]["Set"]["psnr"]["one"]["n"] == 2
 
 
-def test_a_figure_of_a_set_is_over_the_images_that_all_have(models, monkeypatch):
+def use_brightness(models: dict, monkeypatch, version: str = "1") -> None:
+    """Adds a figure of a set to one.yml: the range of the pictures' mean brightness."""
     def brightness(img, img2, crop_border):
         return Gathered([img.mean()])
 
     brightness.of_a_set = True
+    brightness.version = lambda **options: version
     monkeypatch.setitem(METRIC_REGISTRY._obj_map, "brightness", brightness)
     models["val"]["metrics"]["set"] = {"type": "brightness", "crop_border": 0}
     models["path"]["pretrain_network_g"] = "one.pth"
     write({**models, "name": "one"}, "one.yml")
+
+
+def test_a_figure_of_a_set_is_not_computed_anew_by_another_version(models, monkeypatch, capsys):
+    use_brightness(models, monkeypatch)
+    for name in "ab":
+        assert main(["compare", "-opt", "one.yml", "-o", name, "--no_cost", "--limit", "2"]) == 0
+    use_brightness(models, monkeypatch, version="2")
+    assert "set is of 1, but would be computed anew by 2" in refused(capsys, "--merge", "a", "b")
+
+
+def test_a_figure_of_a_set_is_over_the_images_that_all_have(models, monkeypatch):
+    use_brightness(models, monkeypatch)
     shutil.copytree("gt", "other")
     Path("other/02.png").unlink()
     found = compare("-opt", "one.yml", "--images", "other=other", code=1)
@@ -358,6 +400,72 @@ def test_protocols_name_their_first_difference():
                           ({"sets": [{"name": "set5", "hash": "cd"}]}, "hash of set set5 is ab in one and cd"),
                           ({"metrics": []}, "their metrics are psnr in one")):
         assert words in difference(one, {**one, **change})
+
+
+def _foreign_name() -> str:
+    """The name of a picture that is no valid Unicode, as old archives hold them."""
+    name = os.fsdecode(b"\xff\xfe")
+    try:
+        Path("gt/00.png").rename(f"gt/{name}.png")
+    except OSError:
+        pytest.skip("this file system takes Unicode only")
+    Path("lq/00.png").rename(f"lq/{name}.png")
+    return name
+
+
+def test_a_picture_whose_name_is_no_unicode_is_compared(models):
+    name = _foreign_name()
+    found = compare("-opt", "one.yml")
+    assert len(found["images"]) == 11
+    image = next(image for image in found["images"] if image["image"] == name)
+    assert Path("out", image["gt"]).is_file() and image["values"]["one"]["psnr"] > 0
+
+
+@pytest.mark.parametrize("answer", [None, "text", torch.zeros(1, 2, 3, 4, 5)])
+def test_a_model_that_gives_no_picture_is_named_and_the_rest_go_on(models, monkeypatch, answer):
+    monkeypatch.setattr(Network, "run", lambda *_: answer)
+    found = compare("-opt", "one.yml", "--limit", "2", code=1)
+    assert len(found["models"][0]["failed"]) == 2
+    assert all(image["values"]["bicubic"]["psnr"] > 0 for image in found["images"])
+
+
+@pytest.mark.parametrize("of_a_set", [False, True])
+def test_a_metric_that_raises_is_named_and_the_rest_go_on(models, monkeypatch, capsys, of_a_set):
+    def metric(img, img2, crop_border, **kwargs):
+        raise KeyError("nobody knows")
+
+    metric.of_a_set = of_a_set
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, "calculate_odd", metric)
+    models["val"]["metrics"] = {"odd": {"type": "calculate_odd", "crop_border": 2}, "psnr": PSNR}
+    models["path"]["pretrain_network_g"] = "one.pth"
+    write({**models, "name": "one"}, "one.yml")
+    found = compare("-opt", "one.yml", "--limit", "2")
+    assert found["summary"]["Set"]["odd"]["one"]["mean"] is None
+    assert found["summary"]["Set"]["psnr"]["one"]["mean"] > 0
+    assert f"odd of Set{'' if of_a_set else '/00'} by one: KeyError: 'nobody knows'" in capsys.readouterr().err
+
+
+def test_a_picture_within_the_border_has_no_figures(models):
+    models["val"]["metrics"] = {"ssim": {**PSNR, "type": "calculate_ssim", "crop_border": 12}, "psnr": PSNR}
+    models["path"]["pretrain_network_g"] = "one.pth"
+    write({**models, "name": "one"}, "one.yml")
+    found = compare("-opt", "one.yml", "--limit", "2")
+    assert [image["values"]["one"]["ssim"] for image in found["images"]] == [None, None]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(models, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert "out: No space left" in refused(capsys, "-opt", "one.yml")
+
+
+def test_what_a_terminal_cannot_show_does_not_end_the_command(models):
+    run = subprocess.run([sys.executable, "-m", "alignvar_arch", "compare", "-opt", "one.yml", "--limit", "1", "-o",
+                          "out", "--no_cost"], env={**os.environ, "PYTHONIOENCODING": "latin-1"}, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert b"PSNR \\u2191" in run.stdout
 
 
 def test_a_report_vanishes_when_its_making_fails(tmp_path):

@@ -71,7 +71,7 @@ def write_pictures(folder) -> dict:
     models[0]["failed"].append({"set": "réal", "image": "rocket", "reason": "</script><b>nan</b>."})
     models[1].update(cost={"ms_1": 1.5, "ms_n": None, "peak_mib": None})
     protocol = {
-        "scale": 4, "seed": 0, "device": "CPU, 2 threads", "precision": "float32", "metrics": METRICS,
+        "scale": 4, "seed": 0, "batch": 1, "device": "CPU, 2 threads", "precision": "float32", "metrics": METRICS,
         "sets": [{"name": name, "count": 3, "hash": "0123456789abcdef", "lr": "given"} for name in IMAGES],
         "timing": {"lr_size": [128, 128], "batch": 4, "warmup": 1, "repeats": 5},
     }

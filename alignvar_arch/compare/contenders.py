@@ -80,11 +80,13 @@ class Network:
         gt = to_tensor(item.read("GT")) if getattr(self.model, "reads_gt", False) else None
         try:
             made = self.run(to_tensor(item.read("LR")), gt)
+            finite = bool(torch.isfinite(made).all())
+            picture = tensor2img(made)
         except Exception as error:  # a model is anybody's code; the other images and models go on
             raise Failed(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
-        if not torch.isfinite(made).all():
+        if not finite:
             raise Failed("the picture holds values that are not numbers.")
-        return _of_size(tensor2img(made), item, 1)
+        return _of_size(picture, item, 1)
 
     def entry(self) -> dict:
         """Returns what the report says of this contender; the network must be built."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from basicsr.utils import imwrite, tensor2img
+from basicsr.utils import tensor2img
 from torch.utils.data import Dataset
 
 from alignvar_arch.errors import UserError
@@ -38,11 +38,19 @@ class Item:
 
     def read(self, picture: str) -> np.ndarray:
         """Returns a picture as BGR uint8 (H, W, 3)."""
-        return cv2.imread(str(self.folder / self.place(picture)), cv2.IMREAD_COLOR)
+        return read_kept(self.folder / self.place(picture))
 
     def write(self, picture: str, pixels: np.ndarray) -> None:
         """Keeps a picture, BGR uint8 (H, W, 3)."""
-        imwrite(pixels, str(self.folder / self.place(picture)))
+        path = self.folder / self.place(picture)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # OpenCV's own writing hides what the disk says, and dies of a name that is no valid Unicode.
+        path.write_bytes(cv2.imencode(".png", pixels)[1])
+
+
+def read_kept(path: Path) -> np.ndarray:
+    """Reads a PNG of a report as BGR uint8 (H, W, 3)."""
+    return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
 
 
 @dataclass
@@ -101,7 +109,7 @@ def _gather_one(dataset: Dataset, folder: Path, scale: int, limit: int | None, m
         item = Item(name, image, folder, gt.shape[:2])
         item.write("GT", gt)
         item.write("LR", lr)
-        digest.update(f"{image} {gt.shape} {lr.shape} ".encode() + gt.tobytes() + lr.tobytes())
+        digest.update(f"{image} {gt.shape} {lr.shape} ".encode(errors="surrogateescape") + gt.tobytes() + lr.tobytes())
         material.items.append(item)
     if not taken:
         raise UserError(f"the data set {name} has no image that can be used; the reasons stand above.")

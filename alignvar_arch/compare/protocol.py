@@ -23,8 +23,8 @@ def metric_entries(blocks: dict[str, dict]) -> list[dict]:
 def protocol(scale: int, seed: int, cuda: bool, metric_list: list[dict], sets: list[dict], timing: dict | None) -> dict:
     """Returns the whole protocol: what was compared on, how, and on which device."""
     precision = "float32, convolutions in TF32" if cuda and torch.backends.cudnn.allow_tf32 else "float32"
-    return {"scale": scale, "seed": seed, "device": device_name(cuda), "precision": precision, "metrics": metric_list,
-            "sets": sets, "timing": timing}
+    return {"scale": scale, "seed": seed, "batch": 1, "device": device_name(cuda), "precision": precision,
+            "metrics": metric_list, "sets": sets, "timing": timing}
 
 
 def difference(one: dict, other: dict) -> str | None:

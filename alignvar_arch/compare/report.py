@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from platform import python_version
 
+from alignvar_arch import metrics
 from alignvar_arch.compare import page, sheets, tables
 from alignvar_arch.compare.measuring import measure_sets
 from alignvar_arch.compare.protocol import difference
@@ -31,7 +32,8 @@ def write(report: dict, place: Path) -> None:
     """Completes a report whose pictures lie in `place`: summary, JSON, CSV, Markdown, sheets and page."""
     report["summary"] = summarise(report, measure_sets(report, place))
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-    (place / NAME).write_text(text, encoding="utf-8")
+    # A file name that is no valid Unicode keeps its bytes: "\udcff" is JSON too.
+    (place / NAME).write_text(text, encoding="utf-8", errors="backslashreplace")
     for writer in (tables, sheets, page):
         writer.write(place, report)
 
@@ -57,10 +59,12 @@ def merge(paths: list[str], place: Path, command: str) -> dict:
     """Joins reports of one protocol into a report in `place`, still to be written; the first's first model stays first.
 
     Raises:
-        UserError: protocols differ, or one name stands for different figures.
+        UserError: protocols differ, one name stands for different figures, or a figure of a set, which is computed
+            anew, would be another version's.
     """
     reports = [read(path) for path in paths]
     first = reports[0]
+    _check_versions(first["protocol"], paths[0])
     merged = new(first["protocol"], [], [], first["unreadable"], command)
     merged["images"] = [{**image, "pictures": {}, "values": {}} for image in first["images"]]
     for path, report in zip(paths, reports, strict=True):
@@ -72,6 +76,14 @@ def merge(paths: list[str], place: Path, command: str) -> dict:
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}/{NAME} is damaged ({error!r}); make the report again.") from error
     return merged
+
+
+def _check_versions(protocol: dict, path: str) -> None:
+    for metric in (metric for metric in protocol["metrics"] if metric["of_a_set"]):
+        here = metrics.version(metric["type"], metric["options"])
+        if here != metric["version"]:
+            raise UserError(f"{path}: {metric['key']} is of {metric['version']}, but would be computed anew by {here}; "
+                            "merge where the reports were made.")
 
 
 def _join(merged: dict, report: dict, source: Path, place: Path) -> None:

@@ -18,43 +18,47 @@ def summarise(report: dict, of_sets: dict[tuple[str, str, str], float]) -> dict:
         By set: `common`, the images that every model did, and by metric and model `mean`, `n` (images in it), `low` and
         `high` (95 % bootstrap interval of the mean), `difference` (mean paired difference to the first model) and `p`
         (two-sided permutation test of it). Means are over common images where no model's figure is undefined, so that
-        every row speaks of the same pictures. None stands for what is not defined.
+        every row speaks of the same pictures. None stands for what is not defined, such as all figures of a model
+        without a picture of the set.
     """
     models = [model["name"] for model in report["models"]]
     summary = {}
     for entry in report["protocol"]["sets"]:
         common = common_images(report, entry["name"])
+        taking = [model for model in models if common and model in common[0]["pictures"]]
         summary[entry["name"]] = row = {"common": len(common)}
         for metric in report["protocol"]["metrics"]:
             key = metric["key"]
+            row[key] = {model: _single(None, 0) for model in models}
             if metric["of_a_set"]:
-                row[key] = {model: _single(of_sets.get((entry["name"], key, model)), len(common)) for model in models}
+                row[key] |= {model: _single(of_sets.get((entry["name"], key, model)), len(common)) for model in taking}
                 continue
-            values = np.array([[image["values"][model][key] for model in models] for image in common], dtype=float)
-            values = values.reshape(len(common), len(models))
+            values = np.array([[image["values"][model][key] for model in taking] for image in common], dtype=float)
+            values = values.reshape(len(common), len(taking))
             values = values[np.isfinite(values).all(axis=1)]
-            row[key] = {model: _column(values[:, index], values[:, 0]) for index, model in enumerate(models)}
+            first = values[:, 0] if taking[:1] == models[:1] else None
+            row[key] |= {model: _column(values[:, index], first) for index, model in enumerate(taking)}
     return summary
 
 
 def common_images(report: dict, set_name: str) -> list[dict]:
-    """Returns the images of a set that every model has a picture of."""
-    names = {model["name"] for model in report["models"]}
-    return [image for image in report["images"] if image["set"] == set_name and names <= set(image["pictures"])]
+    """Returns the images of a set that every model has a picture of; one that has none at all does not count."""
+    images = [image for image in report["images"] if image["set"] == set_name]
+    names = {name for image in images for name in image["pictures"]}
+    return [image for image in images if names <= set(image["pictures"])]
 
 
 def _single(value: float | None, count: int) -> dict:
     return {"mean": value, "n": count, "low": None, "high": None, "difference": None, "p": None}
 
 
-def _column(values: np.ndarray, first: np.ndarray) -> dict:
-    """One model's figures beside the first model's, paired by image."""
+def _column(values: np.ndarray, first: np.ndarray | None) -> dict:
+    """One model's figures beside the first model's, paired by image; None where the first has none of the set."""
     if len(values) == 0:
         return _single(None, 0)
     low, high = _interval(values)
-    difference = values - first
-    return {"mean": float(values.mean()), "n": len(values), "low": low, "high": high,
-            "difference": float(difference.mean()), "p": _p(difference)}
+    found = {**_single(float(values.mean()), len(values)), "low": low, "high": high}
+    return found if first is None else {**found, "difference": float((values - first).mean()), "p": _p(values - first)}
 
 
 def _interval(values: np.ndarray) -> tuple[float | None, float | None]:

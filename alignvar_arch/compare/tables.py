@@ -61,7 +61,7 @@ def _set_tables(report: dict, data: dict) -> list[str]:
     models, metrics = report["models"], report["protocol"]["metrics"]
     summary = report["summary"][data["name"]]
     timing = report["protocol"]["timing"]
-    heads = [_head(summary, metric, models[0]) for metric in metrics]
+    heads = [_head(summary, metric) for metric in metrics]
     batch = f"ms/image, batch {timing['batch']}" if timing else "ms/image, larger batch"
     best = {metric["key"]: _best(summary, metric, models) for metric in metrics}
 
@@ -103,9 +103,9 @@ def _set_tables(report: dict, data: dict) -> list[str]:
     return lines
 
 
-def _head(summary: dict, metric: dict, model: dict) -> str:
+def _head(summary: dict, metric: dict) -> str:
     """Label and direction; and how many images are in the means where the metric is undefined for some."""
-    count = summary[metric["key"]][model["name"]]["n"]
+    count = max(entry["n"] for entry in summary[metric["key"]].values())
     fewer = "" if count == summary["common"] else f", n = {count}"
     return f"{_plain(metric['label'])} {'↑' if metric['better'] == 'higher' else '↓'}{fewer}"
 
@@ -146,7 +146,8 @@ def _protocol(report: dict) -> list[str]:
         for data in protocol["sets"]
     ]
     lines.append(
-        f"scale {protocol['scale']}, seed {protocol['seed']}, {protocol['precision']}, {_plain(protocol['device'])}"
+        f"scale {protocol['scale']}, seed {protocol['seed']}, batch {protocol['batch']}, {protocol['precision']}, "
+        f"{_plain(protocol['device'])}"
     )
     timing = protocol["timing"]
     if timing:

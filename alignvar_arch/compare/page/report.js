@@ -78,7 +78,7 @@ function writeProtocol() {
   define(at('protocol'), [
     ['Metrics', ...protocol.metrics.map(describe)],
     ['Data', ...protocol.sets.map(({ name, count, lr, hash }) => `${name}: ${count} images, LR ${lr}, sha256 ${hash}`)],
-    ['Machine', `${protocol.device}, ${protocol.precision}, seed ${protocol.seed}`],
+    ['Machine', `${protocol.device}, ${protocol.precision}, batch ${protocol.batch}, seed ${protocol.seed}`],
     ['Costs', timing
       ? `LR ${timing.lr_size.join(' × ')}, batch 1 and ${timing.batch}, median of up to ${timing.repeats} `
         + `after ${timing.warmup} of warm-up`
@@ -136,7 +136,7 @@ function columns() {
 
 /** Images in a metric's means, where that is not all that every model did: it is undefined for the others. */
 function fewer(metric) {
-  const { n } = figure(reference, metric);
+  const n = Math.max(...models.map(model => figure(model, metric).n));
   return n === summary[set].common ? '' : `, n = ${n}`;
 }
 
