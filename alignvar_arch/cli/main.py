@@ -1,6 +1,7 @@
 """Sub-commands and exit codes: 0 done, 1 some inputs failed, 2 the user's mistake, 130 and 143 interrupted."""
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -35,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments without the program's name; None means `sys.argv[1:]`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an arrow must not end a command whose output is Latin-1
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP.format("\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())))
         return 0 if arguments else 2
