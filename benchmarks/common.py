@@ -1,5 +1,4 @@
-"""What the benchmarks share: networks from their own files, test pictures under one protocol, the machine in words."""
-import json
+"""What the benchmarks share: where the shipped networks lie, test pictures under one protocol, the machine in words."""
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +9,8 @@ import alignvar_arch  # noqa: F401 - before basicsr, which does not import witho
 import cv2
 import numpy as np
 import torch
-from basicsr.archs import build_network
 from basicsr.utils.matlab_functions import imresize
 
-from alignvar_arch import checkpoints
 from alignvar_arch.archs import AlignVAR, AlignVARTokenizer
 from alignvar_arch.inference.tiles import tiled
 from alignvar_arch.machine import device_name
@@ -21,14 +18,6 @@ from alignvar_arch.machine import device_name
 TOKENIZER = "alignvar_arch:weights/tokenizer_x4_small.safetensors"
 MODEL = "alignvar_arch:weights/alignvar_x4_small.safetensors"
 SCALE, BATCH = 4, 8
-
-
-def load(path: str) -> torch.nn.Module:
-    """Build the network that a checkpoint's metadata describes and give it the checkpoint's averaged weights."""
-    states, metadata = checkpoints.read(path)
-    net = build_network(json.loads(metadata["network"]))
-    net.load_state_dict(states.get("params_ema", states.get("params")))
-    return net.float().eval()
 
 
 def pairs(folder: str) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:

@@ -16,6 +16,8 @@ from basicsr.metrics import calculate_metric
 from basicsr.utils import imwrite, tensor2img
 from basicsr.utils.matlab_functions import imresize
 
+from alignvar_arch.archs.loading import load
+
 METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 4, "test_y_channel": True},
            "ssim": {"type": "calculate_ssim", "crop_border": 4, "test_y_channel": True},
            "lpips": {"type": "calculate_lpips_squeeze", "crop_border": 4}}
@@ -32,11 +34,11 @@ def main() -> None:
     parser.add_argument("--save", help="folder for the pictures")
     parser.add_argument("--json", help="file for the figures")
     args = parser.parse_args()
-    tokenizer = common.load(args.tokenizer)
+    tokenizer = load(args.tokenizer)
     methods = {"bicubic": lambda gt, lr: imresize(lr[0], common.SCALE)[None].clamp(0, 1),
                "tokenizer": lambda gt, lr: common.reconstruct(tokenizer, gt, lr)}
     if args.model != "none":
-        model = common.load(args.model)
+        model = load(args.model)
         sampling = {"top_k": args.top_k, "top_p": args.top_p, "temperature": args.temperature}
         methods["alignvar"] = lambda gt, lr: common.upscale(model, tokenizer, lr, **sampling)
     print(common.machine())

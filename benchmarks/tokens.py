@@ -12,6 +12,7 @@ from pathlib import Path
 import common
 import torch
 
+from alignvar_arch.archs.loading import load
 from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 from alignvar_arch.metrics.tokens import scale_accuracy, scale_cross_entropy
 
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=8, help="most crops a photograph")
     parser.add_argument("--json", help="file for the figures")
     args = parser.parse_args()
-    tokenizer, model = common.load(args.tokenizer), common.load(args.model)
+    tokenizer, model = load(args.tokenizer), load(args.model)
     spans, codes = tokenizer.schedule.spans, tokenizer.quantize.codebook_size
     print(common.machine())
     counted, _ = tokenise(tokenizer, *crops(args.train, tokenizer.image_side, args.crops))

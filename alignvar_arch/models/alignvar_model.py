@@ -8,6 +8,7 @@ from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 
 from alignvar_arch import checkpoints
 from alignvar_arch.archs.alignvar_arch import BAD, GOOD
+from alignvar_arch.archs.tokenizer.codebook import codebook_hash
 from alignvar_arch.archs.tokenizer_arch import Encoded, bicubic
 from alignvar_arch.errors import UserError
 from alignvar_arch.losses import HCCLoss, TokenCrossEntropyLoss
@@ -18,7 +19,6 @@ from alignvar_arch.models.base import (
     check_geometry,
     check_range,
     check_same_network,
-    codebook_hash,
 )
 from alignvar_arch.models.scale_log import ScaleLog
 

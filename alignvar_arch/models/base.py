@@ -1,5 +1,4 @@
 """What both AlignVAR models add to SRModel: EMA with buffers, checkpoints with metadata, pictures of any size."""
-import hashlib
 import inspect
 import json
 import math
@@ -120,11 +119,6 @@ def arguments(network_opt: dict) -> dict:
     parameters = inspect.signature(ARCH_REGISTRY.get(network_opt["type"])).parameters.values()
     given = {**{parameter.name: parameter.default for parameter in parameters}, **network_opt}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
-
-
-def codebook_hash(embedding: torch.Tensor) -> str:
-    """Name a codebook by its content, the same in float32 as after storage in float16."""
-    return hashlib.sha256(embedding.detach().half().cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def check_geometry(opt: dict, tokenizer_key: str) -> None:

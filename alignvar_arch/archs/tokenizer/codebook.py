@@ -1,10 +1,16 @@
-"""Keeping a codebook alive in training: how often codes are hit, and new places for those that are not."""
+"""A codebook's name, and keeping it alive in training: how often codes are hit, new places for those that are not."""
+import hashlib
 from collections.abc import Sequence
 
 import torch
 from einops import rearrange
 
 from alignvar_arch.archs.tokenizer.pyramid import ResidualPyramid
+
+
+def codebook_hash(embedding: torch.Tensor) -> str:
+    """Name a codebook by its content, the same in float32 as after storage in float16."""
+    return hashlib.sha256(embedding.detach().half().cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ COMMANDS = {
     "stats": ("look", "mean and standard deviation of the channels, histogram of sizes"),
     "extract": ("copy", "records -> image files"),
     "merge": ("copy", "several stores -> one"),
+    "tokens": ("tokens", "fixed crops -> a cache of their token maps"),
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alignvar_arch import options
 from alignvar_arch.cli.lmdb.flags import add_workers, resolved, resumable
-from alignvar_arch.data.store import codecs, maker, sources
+from alignvar_arch.data.store import codecs, maker, presets, sources
 from alignvar_arch.errors import UserError
 
 
@@ -18,6 +18,10 @@ def create(argv: list[str]) -> int:
         UserError: see store.sources.find and store.maker.create.
     """
     args = _parser().parse_args(argv)
+    if args.preset:
+        return _create_preset(args, argv)
+    if args.any_count:
+        raise UserError("--any-count is for --preset, which knows a count; leave it out.")
     if args.lq and args.lq_scale is None:
         raise UserError("--lq needs --lq-scale, the factor between GT and LR.")
     recipe = maker.Recipe(codec=args.codec, crop=args.crop, step=args.step, thresh=args.thresh, centre=args.centre,
@@ -26,6 +30,19 @@ def create(argv: list[str]) -> int:
     if args.lq:
         found = sources.with_lq(found, args.lq, args.keys)
     return make(found, recipe, args, [*args.sources, *(args.lq or ())], argv)
+
+
+def _create_preset(args, argv: list[str]) -> int:
+    if args.lq or args.keys != sources.KEYS[0]:
+        raise UserError(f"--preset {args.preset} finds LR and keys by itself; leave --lq and --keys out.")
+    fields = presets.get(args.preset).recipe
+    if args.crop is not None or args.centre:
+        fields["step"] = None  # it belongs to the preset's own crop
+    given = {"crop": args.crop, "step": args.step, "centre": args.centre or None, "scale": args.lq_scale}
+    fields.update({name: value for name, value in given.items() if value is not None})
+    recipe = maker.Recipe(codec=args.codec, thresh=args.thresh, **fields)
+    found = presets.find(args.preset, args.sources, args.any_count)
+    return make(found, recipe, args, [f"preset {args.preset}", *args.sources], argv)
 
 
 def make(found: list[sources.Source], recipe: maker.Recipe, args, made_from: list[str], argv: list[str]) -> int:
@@ -60,6 +77,9 @@ def _parser() -> options.Parser:
                             "where it stopped.")  # fmt: skip
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folders with their sub-folders, images, globs")
     parser.add_argument("-o", dest="output", required=True, type=Path, metavar="NAME.lmdb", help="the GT store")
+    parser.add_argument("--preset", metavar="NAME", help=f"SOURCE is an unpacked {', '.join(presets.PRESETS)}: what is "
+                        "taken, LR and sub-images are as in datasets/README.md, unless other flags say otherwise")
+    parser.add_argument("--any-count", action="store_true", help="take a preset's images, however many are there")
     parser.add_argument("--codec", choices=codecs.CODECS, default=codecs.DEFAULT,
                         help=f"how records are stored; all but {', '.join(codecs.LOSSY)} are lossless "
                         f"({codecs.DEFAULT})")  # fmt: skip

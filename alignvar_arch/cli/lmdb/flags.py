@@ -10,7 +10,7 @@ from alignvar_arch.data.store import Store
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Adds --workers."""
-    parser.add_argument("--workers", type=_positive, metavar="N", help="threads (one a core)")
+    parser.add_argument("--workers", type=positive, metavar="N", help="threads (one a core)")
 
 
 def resolved(path: Path) -> Path:
@@ -35,7 +35,8 @@ def resumable(advice: str):
         raise type(error)(advice) from None
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """The type of a flag that counts something."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"is {value}, but must be at least 1")

@@ -1,4 +1,4 @@
-"""Published data sets as `basicsr lmdb create --preset NAME` takes them: where their images lie, how many, what is made.
+"""Published data sets as `basicsr lmdb create --preset NAME` takes them: where images lie, how many, what is made.
 
 Layouts, counts and rules are in words in datasets/README.md, with what was and what was not verified. Nothing is
 downloaded.
@@ -65,9 +65,10 @@ PRESETS = {
                        count=100),
     "div2k_val": Preset(title="StableSR's DIV2K_V2_val", key=r"\d{4}_pch_\d{5}", count=3000, layouts=(
         ("gt/{}.png", "lq/{}.png"), ("test_HR/{}.png", "test_LR/{}.png"), ("HR/{}.png", "LR/{}.png"))),
-    "realsr": Preset(title="RealSR's x4 test set", key=r"(?:Canon|Nikon)_\d+", count=100, crop=512, centre=True, layouts=(
-        ("*/Test/4/{}_HR.png", "*/Test/4/{}_LR4.png"), ("test_HR/{}_LR4.png", "test_LR/{}_LR4.png"),
-        ("HR/{}_LR4.png", "LR/{}_LR4.png"), ("gt/{}_LR4.png", "lq/{}_LR4.png"))),
+    "realsr": Preset(title="RealSR's x4 test set", key=r"(?:Canon|Nikon)_\d+", count=100, crop=512, centre=True,
+                     layouts=(("*/Test/4/{}_HR.png", "*/Test/4/{}_LR4.png"),
+                              ("test_HR/{}_LR4.png", "test_LR/{}_LR4.png"),
+                              ("HR/{}_LR4.png", "LR/{}_LR4.png"), ("gt/{}_LR4.png", "lq/{}_LR4.png"))),
     "drealsr": Preset(title="DRealSR's x4 test set", key=r"[^/]+", count=93, crop=512, centre=True, layouts=(
         ("Test_x4/test_HR/{}_x4.png", "Test_x4/test_LR/{}_x1.png"), ("test_HR/{}_x1.png", "test_LR/{}_x1.png"),
         ("HR/{}_x1.png", "LR/{}_x1.png"), ("gt/{}_x1.png", "lq/{}_x1.png"))),
@@ -113,15 +114,16 @@ def find(name: str, places: list[str], any_count: bool = False) -> list[Source]:
         lq = _matching(paths, lq_pattern, preset.key, roots) if lq_pattern else {}
         alone = sorted(set(gt) ^ set(lq)) if lq_pattern else []
         if alone:
-            raise UserError(f"--preset {name}: {shown} holds {len(gt)} images {gt_pattern} and {len(lq)} {lq_pattern}, "
-                            f"of which {len(alone)} have no partner, for example {alone[0]}; unpack the archive again.")
+            raise UserError(f"--preset {name}: {shown} holds {len(gt)} images {gt_pattern} and {len(lq)} "
+                            f"{lq_pattern}, of which {len(alone)} have no partner, for example {alone[0]}; unpack the "
+                            "archive again.")
         if len(gt) != preset.count and not any_count:
             raise UserError(f"--preset {name}: {shown} holds {len(gt)} images {gt_pattern}, but {preset.title} has "
                             f"{preset.count}; unpack all of it, or take what is there with --any-count.")
         return [Source(keys.from_name(key), gt[key], lq.get(key)) for key in sorted(gt)]
     known = "; ".join(gt if lq is None else f"{gt} with {lq}" for gt, lq in preset.layouts)
-    raise UserError(f"--preset {name}: {shown} is not laid out as {preset.title} is known to be when unpacked ({known}); "
-                    "name its folder, or use create without --preset.")
+    raise UserError(f"--preset {name}: {shown} is not laid out as {preset.title} is known to be when unpacked "
+                    f"({known}); name its folder, or use create without --preset.")
 
 
 def _matching(paths: list[Path], pattern: str, key: str, roots: set[Path]) -> dict[str, Path]:
@@ -135,5 +137,5 @@ def _matching(paths: list[Path], pattern: str, key: str, roots: set[Path]) -> di
             continue
         match = whole.fullmatch(path.as_posix())
         if match and found.setdefault(match["key"], path) != path:
-            raise UserError(f"{found[match['key']]} and {path} are both {match['key']}; name the folder of one of them.")
+            raise UserError(f"{found[match['key']]} and {path} are both {match['key']}; name the folder of one.")
     return found
