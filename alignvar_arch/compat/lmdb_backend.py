@@ -15,7 +15,9 @@ from basicsr.utils.file_client import FileClient, LmdbBackend
 from alignvar_arch.errors import UserError
 
 # real path -> (process id, identity of data.mdb, environment)
-_environments: dict[str, tuple[int, tuple[int, int, int], lmdb.Environment]] = {}
+_environments: dict[str, tuple[int, tuple[int, ...], lmdb.Environment]] = {}
+# The same by the paths as given: finding the real path takes longer than reading a crop.
+_given: dict[str, tuple[int, tuple[int, ...], lmdb.Environment]] = {}
 
 
 def install() -> None:
@@ -29,15 +31,19 @@ def open_shared(path: str) -> lmdb.Environment:
     Raises:
         UserError: if the folder holds no LMDB, or a truncated one.
     """
-    real = os.path.realpath(path)
-    known = _environments.get(real)
     try:
-        status = os.stat(os.path.join(real, "data.mdb"))
+        status = os.stat(os.path.join(path, "data.mdb"))
     except FileNotFoundError:
         status = None
-    identity = (status.st_ino, status.st_size, status.st_mtime_ns) if status else None
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) if status else None
+    given = _given.get(path)
+    if given is not None and given[:2] == (os.getpid(), identity):
+        return given[2]
+    real = os.path.realpath(path)
+    known = _environments.get(real)
     if known is not None:
         if known[:2] == (os.getpid(), identity):
+            _given[path] = known
             return known[2]
         # Inherited through fork, or the file was written anew: lmdb opens a path again only once it is closed here.
         known[2].close()
@@ -47,7 +53,7 @@ def open_shared(path: str) -> lmdb.Environment:
         environment = lmdb.open(real, readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
         raise UserError(f"{path} cannot be opened as an LMDB ({error}); make it again.") from error
-    _environments[real] = (os.getpid(), identity, environment)
+    _environments[real] = _given[path] = (os.getpid(), identity, environment)
     return environment
 
 
@@ -66,6 +72,7 @@ def read(path: str, key: str) -> bytes | None:
 
 def close_all() -> None:
     """Closes this process's environments, so that other code may open or replace the files; reading opens them anew."""
+    _given.clear()
     while _environments:
         _environments.popitem()[1][2].close()
 
