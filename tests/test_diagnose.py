@@ -1,6 +1,7 @@
 """`basicsr diagnose`: its figures are what they say, and the command goes through, or refuses in one sentence."""
 import copy
 import json
+import warnings
 from pathlib import Path
 
 import cv2
@@ -261,6 +262,18 @@ def test_one_model_is_diagnosed_with_sca_switched_and_a_damaged_image_is_passed_
     left = pixels.shape[1] - 8 - cell
     shown = pixels[25:25 + cell:12, left:left + cell:12]
     assert np.array_equal(shown, cv2.imread("gt/a.png")[0:16, 4:20, ::-1])
+
+
+@pytest.mark.parametrize("name", ["$a{$ \\frac", "new\nline", "漢字", "x" * 200])
+def test_any_name_stands_in_the_charts(options, name):
+    for folder in ("gt", "lq"):
+        Path(folder, "b.png").unlink()
+        Path(folder, "c.png").unlink()
+        Path(folder, "a.png").rename(Path(folder, f"{name}.png"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Glyph")
+        assert main(["diagnose", "-opt", write(options), "-o", "out"]) == 0
+    assert listing(Path("out/Set", name)) == sorted([*CHARTS, "cumulative.png", "masks.png"])
 
 
 def test_several_trained_models_stand_in_one_diagnosis(options):

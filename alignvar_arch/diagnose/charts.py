@@ -1,6 +1,8 @@
 """Charts of the figures of one picture or of their means: PNG by matplotlib, without its global state."""
+import warnings
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -15,6 +17,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 REFERENCE = {"color": "0.3", "linewidth": 1.3, "linestyle": "--", "zorder": 5}
 BASE = {**REFERENCE, "linestyle": ":"}
+LONGEST_TITLE = 48
 ANNOTATED_LAYERS = 12  # a cell of more layers is too low for its number
 
 
@@ -24,8 +27,13 @@ def draw_all(figures: dict, schedule: ScaleSchedule, title: str, folder: Path) -
                "planting.png": _planting}
     if figures["masks"]:
         drawing["mask_strength.png"] = _masks
-    for name, draw in drawing.items():
-        draw(figures, schedule, title).savefig(folder / name, dpi=DPI)
+    title = " ".join(title.split())
+    title = title if len(title) <= LONGEST_TITLE else f"{title[:LONGEST_TITLE - 1]}…"
+    # A file's name may hold dollar signs, which are no formula, and letters that the font lacks.
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        for name, draw in drawing.items():
+            draw(figures, schedule, title).savefig(folder / name, dpi=DPI)
 
 
 def _figure(title: str, width: float, height: float) -> Figure:
