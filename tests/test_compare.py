@@ -179,6 +179,12 @@ def test_an_unreadable_image_is_named_and_the_rest_go_on(models):
     assert found["protocol"]["sets"][0]["count"] == 10
 
 
+def test_a_pair_of_sizes_that_do_not_fit_is_refused(models, capsys):
+    cv2.imwrite("gt/04.png", pixels("gt/04.png")[:20])
+    for flags in ((), ("--sets", "a=gt,lq")):
+        assert all(word in refused(capsys, "-opt", "one.yml", *flags) for word in ("gt/04.png", "24x20", "12x12"))
+
+
 def test_sets_of_the_command_line_replace_the_files(models):
     found = compare("-opt", "one.yml", "--sets", "a=gt,lq", "b=gt", "--limit", "2")
     assert [(entry["name"], entry["count"], entry["lr"]) for entry in found["protocol"]["sets"]] == [
@@ -256,12 +262,19 @@ def test_one_name_for_two_figures_refuses_to_merge(models, capsys):
     (("-opt", "one.yml", "--metrics", "beauty"), "beauty"),
     (("-opt", "one.yml", "--device", "cuda"), "no CUDA device"),
     (("-opt", "one.yml", "--limit", "0"), "--limit"),
+    (("-opt", "alone.yml"), "gives no GT"),
+    (("-opt", "normal.yml"), "normalises by mean and std"),
     (("--merge", "one"), "two or more"),
 ])  # fmt: skip
 def test_mistakes_are_one_sentence_and_leave_nothing(models, capsys, arguments, words):
     if "cuda" in arguments and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     write({**models, "name": "four", "scale": 4}, "four.yml")
+    weighed = {**models, "name": "one", "path": {"pretrain_network_g": "one.pth"}}
+    pairs = models["datasets"]["test_1"]
+    alone = {"name": "Set", "type": "SingleImageDataset", "dataroot_lq": "lq", "io_backend": {"type": "disk"}}
+    write({**weighed, "datasets": {"test_1": alone}}, "alone.yml")
+    write({**weighed, "datasets": {"test_1": {**pairs, "mean": [0.5] * 3, "std": [0.5] * 3}}}, "normal.yml")
     write({**models, "name": "fresh", "path": {"pretrain_network_g": None}}, "fresh.yml")
     Path("few").mkdir()
     shutil.copy("lq/00.png", "few/00.png")

@@ -61,7 +61,7 @@ def test_it_trains_two_iterations_validates_and_saves(path, elsewhere):
     assert list((run / "visualization").rglob("*.png"))
 
 
-@pytest.mark.parametrize("path", TEST, ids=name)
+@pytest.mark.parametrize("path", [path for path in TEST if path.parent.name != "ablation"], ids=name)
 def test_it_tests(path, elsewhere, capsys):
     opt = yaml.safe_load(path.read_text())
     weights = opt["path"]["pretrain_network_g"]
@@ -72,12 +72,15 @@ def test_it_tests(path, elsewhere, capsys):
     assert "psnr" in next(made.glob("test_*.log")).read_text() and list(made.rglob("*.png"))
 
 
-@pytest.mark.parametrize("path", [path for path in TEST if path.parent.name == "baseline"], ids=name)
-def test_a_baseline_without_weights_says_how_to_train_it(path, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("path", [path for path in TEST if path.parent.name in ("baseline", "ablation")],
+                         ids=name)
+def test_a_test_file_without_weights_says_how_to_train_them(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["test", "-opt", str(path)]) == 2
     error = capsys.readouterr().err
-    assert len(error.strip().splitlines()) == 1 and "basicsr train -opt" in error
+    trainer = str(path).replace("_test.yml", ".yml")
+    assert error.strip().endswith(f"train {Path(trainer).stem} first: basicsr train -opt {trainer}.")
+    assert len(error.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -125,6 +128,16 @@ def test_real_esrgans_general_model_has_its_measured_psnr_on_set5(shared, elsewh
                  "--force_yml", "val:save_img=false", "val:metrics={psnr: {type: calculate_psnr, crop_border: 4, "
                  "test_y_channel: true}}"]) == 0
     assert "psnr: 26.64" in next((elsewhere / "results" / PUBLIC[0].stem).glob("test_*.log")).read_text()
+
+
+def test_the_ablations_tests_differ_from_the_main_one_in_weights_and_sca():
+    main_file = yaml.safe_load((OPTIONS / "alignvar_x4_test.yml").read_text())
+    for trainer in (path for path in TRAIN if path.parent.name == "ablation"):
+        expected = copy.deepcopy(main_file)
+        expected["name"] = f"{trainer.stem}_test"
+        expected["path"]["pretrain_network_g"] = f"experiments/{trainer.stem}/models/net_g_latest.pth"
+        expected["network_g"]["sca"] = yaml.safe_load(trainer.read_text())["network_g"]["sca"]
+        assert yaml.safe_load(trainer.with_name(f"{trainer.stem}_test.yml").read_text()) == expected
 
 
 def test_the_ablations_differ_from_the_main_file_in_one_thing():
