@@ -265,6 +265,8 @@ def test_one_name_for_two_figures_refuses_to_merge(models, capsys):
     (("-opt", "alone.yml"), "gives no GT"),
     (("-opt", "normal.yml"), "normalises by mean and std"),
     (("--merge", "one"), "two or more"),
+    (("--merge", "one", "two", "--metrics", "psnr"), "beside it"),
+    (("--merge", "one", "two", "--sets", "a=gt"), "leave --sets out"),
 ])  # fmt: skip
 def test_mistakes_are_one_sentence_and_leave_nothing(models, capsys, arguments, words):
     if "cuda" in arguments and torch.cuda.is_available():
@@ -395,6 +397,10 @@ def test_statistics_against_cases_known_by_hand():
              "models": [{"name": name} for name in figures], "images": images}
     row = summarise(found, {})["s"]["m"]
     assert {entry["n"] for entry in row.values()} == {4}  # the fourth image is undefined for one of them
+    for image in images:
+        image["values"]["c"]["m"] = None  # undefined everywhere: it counts no more
+    row = summarise(found, {})["s"]["m"]
+    assert row["c"]["mean"] is None and row["a"]["n"] == row["b"]["n"] == 5
     del figures["c"]
     found["models"].pop()
     row = summarise(found, {})["s"]["m"]
@@ -413,6 +419,61 @@ def test_protocols_name_their_first_difference():
                           ({"sets": [{"name": "set5", "hash": "cd"}]}, "hash of set set5 is ab in one and cd"),
                           ({"metrics": []}, "their metrics are psnr in one")):
         assert words in difference(one, {**one, **change})
+
+
+@pytest.mark.parametrize("damage", [
+    lambda report: report.update(protocol=None),
+    lambda report: report["protocol"].pop("metrics"),
+    lambda report: report.update(models=[]),
+    lambda report: report["models"][0].update(parameters="many"),
+    lambda report: report["models"][0].pop("failed"),
+    lambda report: report["models"][0].update(cost={"ms_1": "long"}),
+    lambda report: report.update(images=[1]),
+    lambda report: report["images"].pop(),
+    lambda report: report["images"][0]["values"]["one"].update(psnr="x"),
+    lambda report: report["images"][0]["values"]["one"].update(psnr=float("nan")),
+    lambda report: report["images"][0]["values"]["one"].clear(),
+    lambda report: report["images"][0]["pictures"].update(one="report.json"),
+    lambda report: report["images"][0]["pictures"].update(one="pictures/\0.png"),
+    lambda report: report["images"][0].update(image="../../evil"),
+    lambda report: report.update(unreadable=None),
+])  # fmt: skip
+def test_a_damaged_report_is_not_merged(models, capsys, damage):
+    compare("-opt", "one.yml", "--limit", "2")
+    for name in ("one", "two"):
+        shutil.copytree("out", name)
+    shutil.rmtree("out")
+    report = json.loads(Path("two/report.json").read_text())
+    damage(report)
+    Path("two/report.json").write_text(json.dumps(report))
+    for order in (("one", "two"), ("two", "one"), ("two", "two")):
+        assert "two/report.json is damaged" in refused(capsys, "--merge", *order)
+
+
+def test_pictures_of_another_size_or_cut_short_are_not_merged(models, capsys):
+    compare("-opt", "one.yml", "--limit", "1")
+    Path("out").rename("one")
+    picture = Path("one/pictures/Set/00/one.png")
+    shutil.copy("one/pictures/Set/00/LR.png", picture)
+    assert "is 12x12, but report.json says 24x24" in refused(capsys, "--merge", "one", "one")
+    picture.write_bytes(picture.read_bytes()[:-30])
+    assert "cannot read the image one/pictures/Set/00/one.png" in refused(capsys, "--merge", "one", "one")
+
+
+def test_metrics_of_one_label_are_told_apart(models):
+    found = compare("-opt", "one.yml", "--limit", "1", "--metrics", "psnr", "psnr_rgb", "ssim")
+    assert [metric["label"] for metric in found["protocol"]["metrics"]] == ["PSNR (Y)", "PSNR (RGB)", "SSIM"]
+    models["val"]["metrics"] = {"here": PSNR, "there": {**PSNR, "crop_border": 3}}
+    models["path"]["pretrain_network_g"] = "one.pth"
+    write({**models, "name": "one"}, "one.yml")
+    shutil.rmtree("out")
+    found = compare("-opt", "one.yml", "--limit", "1")
+    assert [metric["label"] for metric in found["protocol"]["metrics"]] == ["PSNR (Y) (here)", "PSNR (Y) (there)"]
+
+
+def test_a_metric_may_not_take_the_reports_own_word(models, capsys):
+    write({**models, "val": {**models["val"], "metrics": {"common": PSNR}}}, "one.yml")
+    assert "val.metrics.common" in refused(capsys, "-opt", "one.yml")
 
 
 def _foreign_name() -> str:

@@ -75,8 +75,12 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
 
 
 def _merge(args, command: str) -> int:
-    if args.opt or len(args.merge) < 2:
-        raise UserError("--merge takes two or more folders of reports and no -opt.")
+    for flag in ("sets", "images", "weights", "metrics", "limit", "no_cost"):
+        if getattr(args, flag):
+            raise UserError(f"--merge joins reports as they are; leave --{flag} out.")
+    defaults = vars(argument_parser().parse_args(["-o", args.output, "--merge", *args.merge]))
+    if vars(args) != defaults or len(args.merge) < 2:
+        raise UserError("--merge takes two or more folders of reports, and -o beside it.")
     with new_folder(args.output) as place:
         merged = report.merge(args.merge, place, command)
         report.write(merged, place)
@@ -179,6 +183,8 @@ def _metrics(names: list[str] | None, opt: dict, scale: int) -> dict[str, dict]:
         found = opt["val"].get("metrics")
         if not found:
             raise UserError("the first options file has no val.metrics that work here; name some with --metrics.")
+        if "common" in found:
+            raise UserError("val.metrics.common: the report calls something else common; rename it.")
         return found
     unknown = [name for name in names if name not in NAMES]
     if unknown:

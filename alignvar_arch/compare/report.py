@@ -8,10 +8,11 @@ from pathlib import Path
 from platform import python_version
 
 from alignvar_arch import metrics
-from alignvar_arch.compare import page, sheets, tables
+from alignvar_arch.compare import page, sheets, tables, wholeness
 from alignvar_arch.compare.measuring import measure_sets
 from alignvar_arch.compare.protocol import difference
 from alignvar_arch.compare.statistics import summarise
+from alignvar_arch.data.evaluation_dataset import read_image
 from alignvar_arch.errors import UserError
 from alignvar_arch.version import __version__
 
@@ -42,7 +43,7 @@ def read(path: str) -> dict:
     """Returns the report of a folder.
 
     Raises:
-        UserError: there is none, or it was written by another version of the format.
+        UserError: there is none, or it was written by another version of the format, or it is not whole.
     """
     try:
         report = json.loads((Path(path) / NAME).read_text(encoding="utf-8"))
@@ -50,8 +51,10 @@ def read(path: str) -> dict:
         raise UserError(f"{path} holds no readable {NAME}; name folders that `basicsr compare` made.") from error
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise UserError(f"{path}/{NAME} has not format {FORMAT}, which this version reads; make it again.")
-    if not {"protocol", "models", "images", "unreadable"} <= report.keys():
-        raise UserError(f"{path}/{NAME} is damaged; make the report again.")
+    try:
+        wholeness.check(report)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}/{NAME} is damaged ({error}); make the report again.") from error
     return report
 
 
@@ -99,22 +102,24 @@ def _join(merged: dict, report: dict, source: Path, place: Path) -> None:
                                     "the reports before it; rename one of the two.")
                 continue
             for key in ("gt", "lr"):
-                _copy(source, place, image[key])
+                _copy(source, place, image[key], image["size"] if key == "gt" else None)
             if name in theirs["pictures"]:
                 image["pictures"][name] = theirs["pictures"][name]
                 image["values"][name] = theirs["values"][name]
-                _copy(source, place, theirs["pictures"][name])
+                _copy(source, place, theirs["pictures"][name], image["size"])
         if not known:
             merged["models"].append(model)
 
 
-def _copy(source: Path, place: Path, path: str) -> None:
-    if Path(path).is_absolute() or ".." in Path(path).parts:
-        raise UserError(f"{source} names the picture {path}, which is outside of the report; it is not to be trusted.")
+def _copy(source: Path, place: Path, path: str, size: list[int] | None) -> None:
+    """Copies a picture that is not there yet, if it can be read and is of `size`."""
     if (place / path).exists():
         return
+    if not (source / path).is_file():
+        raise UserError(f"{source} lacks {path}, which its {NAME} names; make the report again.")
+    height, width = read_image(str(source / path)).shape[:2]
+    if size and [height, width] != size:
+        raise UserError(f"{source / path} is {width}x{height}, but {NAME} says {size[1]}x{size[0]}; make the report "
+                        "again.")
     (place / path).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        shutil.copyfile(source / path, place / path)
-    except FileNotFoundError as error:
-        raise UserError(f"{source} lacks {path}, which its {NAME} names; make the report again.") from error
+    shutil.copyfile(source / path, place / path)
