@@ -13,6 +13,7 @@ from conftest import write_pairs
 
 from alignvar_arch.compat import lmdb_backend
 from alignvar_arch.data import EvaluationDataset
+from alignvar_arch.data.store import CODECS, maker, sources
 from alignvar_arch.errors import UserError
 
 
@@ -247,3 +248,37 @@ def test_the_papers_pairs_and_the_classic_sets_are_read(shared):
     set14 = dataset(str(data / "set14"), None, scale=4)
     for item in set14:
         assert item["gt"].shape == (3, *(4 * side for side in item["lq"].shape[1:])), item["gt_path"]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_stores_of_every_codec_give_the_folders_pixels(codec):
+    flat = np.full((24, 24, 3), (9, 80, 200), np.uint8)  # jpeg keeps it; auto stores it otherwise than the rest
+    flat[:, 12:] = 60
+    for name, image in {"colour": flat, "grey": flat[..., 0], "deep": flat.astype(np.uint16) * 257,
+                        "alpha": np.dstack([flat, flat[..., 0]])}.items():  # fmt: skip
+        cv2.imwrite(f"gt/{name}.png", image)
+    maker.create(sources.find(["gt"]), maker.Recipe(codec=codec, scale=2), Path("hr.lmdb"), bar=False)
+    most = 3 / 255 if codec == "jpeg" else 0
+    for roots in (("hr.lmdb", None), ("hr.lmdb", "hr_lq_x2.lmdb")):
+        for item, plain in zip(dataset(*roots), dataset("gt", None), strict=True):
+            if codec == "jpeg" and item["gt_path"][-2:].isdigit():  # too rich for a bound
+                continue
+            assert Path(item["gt_path"]).name == Path(plain["gt_path"]).stem
+            assert (item["gt"] - plain["gt"]).abs().max() <= most + 1e-7
+            assert (item["lq"] - plain["lq"]).abs().max() <= most + 1.01 / 255  # a tie may be rounded otherwise
+
+
+def test_keys_with_folders_and_escapes_keep_names_apart():
+    for name in ("a/x", "b/x", "Crème v1.2/x", "a/%2F", "plain"):
+        Path("deep", name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(f"deep/{name}.png", np.full((8, 8, 3), len(name), np.uint8))
+    maker.create(sources.find(["deep"]), maker.Recipe(scale=2), Path("deep.lmdb"), bar=False)
+    items = list(dataset("deep.lmdb", "deep_lq_x2.lmdb"))
+    names = [Path(item["lq_path"]).name for item in items]
+    assert names == ["Cr%C3%A8me%20v1%2E2%2Fx", "a%2F%252F", "a%2Fx", "b%2Fx", "plain"]
+    assert [round(item["gt"].max().item() * 255) for item in items] == [len("Crème v1.2/x"), 5, 3, 3, 5]
+
+
+def test_a_file_below_a_folder_that_is_named_like_an_lmdb_is_read():
+    shutil.copytree("gt", "x.lmdb/inner")
+    assert torch.equal(dataset("x.lmdb/inner", None)[1]["gt"], dataset("gt", None)[1]["gt"])

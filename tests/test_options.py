@@ -157,3 +157,45 @@ def test_known_traps_are_said_before_training(tiny):
                          "embed_dim": 8, "use_checkpoint": True}  # fmt: skip
     with pytest.raises(UserError, match="network_g.use_checkpoint"):
         validated(tiny)
+
+
+def optional_sets(tiny_test: dict, **roots) -> dict:
+    """Test sets a, b, … with the given roots, all optional, in place of the one."""
+    tiny_test["datasets"] = {
+        f"test_{number}": {"name": name, "type": "EvaluationDataset", "dataroot_gt": gt, "dataroot_lq": lq,
+                           "optional": True} for number, (name, (gt, lq)) in enumerate(roots.items())}  # fmt: skip
+    return tiny_test
+
+
+def test_an_optional_set_that_is_absent_is_left_out_with_a_word(tiny_test, capsys):
+    opt = optional_sets(tiny_test, a=("gt", "lq"), b=("nowhere.lmdb", None), c=("gt", "~/nothing"), d=("gt", None))
+    opt["path"]["pretrain_network_g"] = None
+    found, _ = options.parse_options(str(Path.cwd()), False, ["-opt", write(opt)])
+    assert [block["name"] for block in found["datasets"].values()] == ["a", "d"]
+    assert all("optional" not in block for block in found["datasets"].values())
+    error = capsys.readouterr().err.splitlines()
+    assert error == ["warning: the data set b is left out: there is no nowhere.lmdb.",
+                     "warning: the data set c is left out: there is no ~/nothing."]
+
+
+def test_not_one_optional_set_is_one_sentence(tiny_test):
+    opt = optional_sets(tiny_test, a=("nowhere.lmdb", None), b=("neither", "lq"))
+    with pytest.raises(UserError, match=r"none of the 2 sets is here \(nowhere.lmdb, neither\); make them with"):
+        options.parse_options(str(Path.cwd()), False, ["-opt", write(opt)])
+
+
+@pytest.mark.parametrize(("value", "words"), [("perhaps", "optional: is 'perhaps'"), (1, "optional: is 1"),
+                                              (False, "datasets.test_0: dataroot_gt: there is no folder nowhere")])
+def test_optional_is_a_flag(tiny_test, value, words):
+    opt = optional_sets(tiny_test, a=("nowhere", None))
+    opt["datasets"]["test_0"]["optional"] = value
+    with pytest.raises(UserError, match=words):
+        options.parse_options(str(Path.cwd()), False, ["-opt", write(opt)])
+
+
+def test_training_data_are_never_optional_but_validation_may_be(tiny):
+    tiny["datasets"]["val"].update(dataroot_gt="nowhere", optional=True)
+    assert list(validated(tiny)["datasets"]) == ["train"]
+    tiny["datasets"]["train"]["optional"] = True
+    with pytest.raises(UserError, match="datasets.train.optional: this key is unknown"):
+        validated(tiny)

@@ -1,4 +1,4 @@
-"""Token maps in a store: what the tokenizer makes of each crop, exactly, by whom and of what, and resumed after a kill."""
+"""Token maps in a store: what the tokenizer makes of each crop, exactly, by whom, of what, and resumed after a kill."""
 import hashlib
 import json
 import pickle

@@ -13,8 +13,8 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
-from alignvar_arch.compat import lmdb_backend
 from alignvar_arch.data.photos import SUFFIXES, bicubic_lr
+from alignvar_arch.data.store import Store
 from alignvar_arch.errors import UserError
 
 # What benchmarks add to a picture's name: baby_HR and baby_LRx4, Canon_001_LR4, 0801 and 0801x4.
@@ -36,8 +36,8 @@ class EvaluationDataset(Dataset):
     """Pictures to test on, whole and in the order of their names; for validation and testing, not for training.
 
     An item is a dict as of BasicSR's PairedImageDataset: `lq` and `gt`, RGB float32 (3, h, w) and
-    (3, scale·h, scale·w) in [0, 1], and `lq_path` and `gt_path`. Grey, 16-bit and transparent pictures are read as
-    8-bit colour without alpha.
+    (3, scale·h, scale·w) in [0, 1], and `lq_path` and `gt_path`: the file, or LMDB and key, each `/` of which is `%2F`.
+    Grey, 16-bit and transparent pictures are read as 8-bit colour without alpha.
 
     Without `dataroot_lq`, LR is made from GT, cut at the right and at the bottom to a multiple of scale, with MATLAB's
     bicubic kernel, and rounded to 8 bits; `lq_path` then is `gt_path`. With it, a GT may exceed scale times its LR by
@@ -48,8 +48,8 @@ class EvaluationDataset(Dataset):
     Args:
         opt: a dict, as BasicSR gives it, with `scale`, `phase`, `name` and
 
-            - dataroot_gt: folder of pictures (sub-folders and other files are passed over), or an LMDB as BasicSR
-              makes it, ending in .lmdb;
+            - dataroot_gt: folder of pictures (sub-folders and other files are passed over), or an LMDB as
+              `basicsr lmdb create` or BasicSR makes it, ending in .lmdb;
             - dataroot_lq: the same with the LR; None (default) makes them.
 
     Raises:
@@ -78,7 +78,7 @@ class EvaluationDataset(Dataset):
             _check_size(pair, (width, height), lq.shape[1::-1], scale)
             gt = gt[:scale * lq.shape[0], :scale * lq.shape[1]]
         gt, lq = img2tensor([gt.astype(np.float32) / 255, lq.astype(np.float32) / 255], bgr2rgb=True, float32=True)
-        return {"lq": lq, "gt": gt, "lq_path": pair.lq or pair.gt, "gt_path": pair.gt}
+        return {"lq": lq, "gt": gt, "lq_path": _unique(pair.lq or pair.gt), "gt_path": _unique(pair.gt)}
 
     @staticmethod
     def check_options(opt: dict) -> None:
@@ -140,7 +140,7 @@ def list_images(root, key: str) -> dict[str, str]:
     folder = Path(os.path.expanduser(root))
     if not folder.is_dir():
         raise UserError(f"{key}: there is no folder {root}.")
-    names = _lmdb_names(folder, key) if folder.suffix == ".lmdb" else [
+    names = _keys(folder, key) if folder.suffix == ".lmdb" else [
         path.name for path in folder.iterdir()
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()]
     if not names:
@@ -154,17 +154,11 @@ def list_images(root, key: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _lmdb_names(folder: Path, key: str) -> list[str]:
-    """The keys that an LMDB's meta_info.txt lists, in lines `KEY.png (height,width,channels) level`."""
+def _keys(folder: Path, key: str) -> list[str]:
     try:
-        lmdb_backend.check(str(folder))
-        text = (folder / "meta_info.txt").read_text(encoding="utf-8")
+        return Store(folder).keys
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{key}: {folder} has no readable meta_info.txt, which lists its images; make it "
-                        "again.") from error
-    return [line.split(".")[0] for line in text.splitlines() if line.strip()]
 
 
 def _without_ending(images: dict[str, str]) -> dict[str, str] | None:
@@ -177,13 +171,22 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
+def _in_lmdb(path: str) -> tuple[str, str] | None:
+    """LMDB and key of `FOLDER.lmdb/KEY`; None for a file, for keys may hold `/` but have no dot."""
+    folder, ending, key = path.rpartition(".lmdb/")
+    return (folder + ".lmdb", key) if ending and "." not in key else None
+
+
+def _unique(path: str) -> str:
+    """The path with a last part that is this image's alone: results are named by it."""
+    found = _in_lmdb(path)
+    return f"{found[0]}/{found[1].replace('/', '%2F')}" if found else path
+
+
 def _content(path: str) -> bytes:
-    folder, name = os.path.split(path)
-    if folder.endswith(".lmdb"):
-        value = lmdb_backend.read(folder, name)
-        if value is None:
-            raise UserError(f"{folder} has no key {name!r}, though its meta_info.txt lists it; make it again.")
-        return value
+    found = _in_lmdb(path)
+    if found:
+        return Store(found[0]).read(found[1])
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -211,8 +214,12 @@ def read_image(path: str) -> np.ndarray:
 
 def _header_size(path: str) -> tuple[int, int] | None:
     """Width and height; None where only reading the image tells them, or that it cannot be read."""
+    found = _in_lmdb(path)
     try:
-        with Image.open(io.BytesIO(_content(path))) as image:
+        if found:
+            height, width = Store(found[0]).shape(found[1])[:2]
+            return width, height
+        with Image.open(path) as image:
             return None if "exif" in image.info else image.size  # a camera's picture may lie on its side
     except Exception:  # whatever it is, fetching the image says it
         return None

@@ -12,7 +12,7 @@ from basicsr.utils.dist_util import get_dist_info, init_dist
 
 from alignvar_arch.compat import lmdb_backend
 from alignvar_arch.errors import UserError
-from alignvar_arch.options import overrides, reader
+from alignvar_arch.options import optional, overrides, reader
 
 __all__ = ["Parser", "parse_options", "validated"]
 
@@ -89,12 +89,13 @@ def validated(args: argparse.Namespace, root: str, is_train: bool) -> tuple[dict
     reader.force(opt, args.force_yml or [])
     overrides.use_sets(opt, args.sets)
     try:
+        absent = optional.drop_absent(opt)
         check.check_structure(opt, is_train)
         overrides.use_weights(opt, args.weights)
         complete(opt, args, root, is_train)
         check.check_device(opt, args.launcher)
         _check_trained(opt, args.opt)
-        dropped = check.check_content(opt)
+        dropped = absent + check.check_content(opt)
         _check_places(opt, root)
     except UserError as error:
         raise UserError(f"{args.opt}: {error}") from error
