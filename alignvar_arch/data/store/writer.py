@@ -183,7 +183,7 @@ def read_plan(path: Path) -> dict | None:
     """The plan of the store's temporary folder; None where there is nothing to resume."""
     try:
         return json.loads((part_of(path) / PLAN).read_text(encoding="ascii"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 
