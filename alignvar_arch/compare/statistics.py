@@ -18,8 +18,8 @@ def summarise(report: dict, of_sets: dict[tuple[str, str, str], float]) -> dict:
         By set: `common`, the images that every model did, and by metric and model `mean`, `n` (images in it), `low` and
         `high` (95 % bootstrap interval of the mean), `difference` (mean paired difference to the first model) and `p`
         (two-sided permutation test of it). Means are over common images where no model's figure is undefined, so that
-        every row speaks of the same pictures. None stands for what is not defined, such as all figures of a model
-        without a picture of the set.
+        every row speaks of the same pictures; a model whose every figure is undefined does not count. None stands for
+        what is not defined, such as all figures of a model without a picture of the set.
     """
     models = [model["name"] for model in report["models"]]
     summary = {}
@@ -35,9 +35,11 @@ def summarise(report: dict, of_sets: dict[tuple[str, str, str], float]) -> dict:
                 continue
             values = np.array([[image["values"][model][key] for model in taking] for image in common], dtype=float)
             values = values.reshape(len(common), len(taking))
-            values = values[np.isfinite(values).all(axis=1)]
-            first = values[:, 0] if taking[:1] == models[:1] else None
-            row[key] |= {model: _column(values[:, index], first) for index, model in enumerate(taking)}
+            # A perfect copy has no finite PSNR anywhere, and must not leave the others without a mean.
+            defined = [index for index in range(len(taking)) if np.isfinite(values[:, index]).any()]
+            values = values[np.isfinite(values[:, defined]).all(axis=1)]
+            first = values[:, 0] if 0 in defined and taking[0] == models[0] else None
+            row[key] |= {taking[index]: _column(values[:, index], first) for index in defined}
     return summary
 
 
