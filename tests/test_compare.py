@@ -453,7 +453,10 @@ def test_a_damaged_report_is_not_merged(models, capsys, damage):
 def test_pictures_of_another_size_or_cut_short_are_not_merged(models, capsys):
     compare("-opt", "one.yml", "--limit", "1")
     Path("out").rename("one")
-    picture = Path("one/pictures/Set/00/one.png")
+    picture, text = Path("one/pictures/Set/00/one.png"), Path("one/report.json").read_text()
+    Path("one/report.json").write_text(text.replace("00/one.png", "00/LR.png"))
+    assert "is 12x12, but report.json says 24x24" in refused(capsys, "--merge", "one", "one")
+    Path("one/report.json").write_text(text)
     shutil.copy("one/pictures/Set/00/LR.png", picture)
     assert "is 12x12, but report.json says 24x24" in refused(capsys, "--merge", "one", "one")
     picture.write_bytes(picture.read_bytes()[:-30])

@@ -113,13 +113,13 @@ def _join(merged: dict, report: dict, source: Path, place: Path) -> None:
 
 def _copy(source: Path, place: Path, path: str, size: list[int] | None) -> None:
     """Copies a picture that is not there yet, if it can be read and is of `size`."""
-    if (place / path).exists():
-        return
     if not (source / path).is_file():
         raise UserError(f"{source} lacks {path}, which its {NAME} names; make the report again.")
     height, width = read_image(str(source / path)).shape[:2]
     if size and [height, width] != size:
         raise UserError(f"{source / path} is {width}x{height}, but {NAME} says {size[1]}x{size[0]}; make the report "
                         "again.")
+    if (place / path).exists():
+        return
     (place / path).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / path, place / path)
