@@ -266,7 +266,7 @@ def test_one_name_for_two_figures_refuses_to_merge(models, capsys):
     (("-opt", "normal.yml"), "normalises by mean and std"),
     (("--merge", "one"), "two or more"),
     (("--merge", "one", "two", "--metrics", "psnr"), "beside it"),
-    (("--merge", "one", "two", "--sets", "a=gt"), "leave --sets out"),
+    (("--merge", "one", "two", "--sets", "a=gt"), "beside it"),
 ])  # fmt: skip
 def test_mistakes_are_one_sentence_and_leave_nothing(models, capsys, arguments, words):
     if "cuda" in arguments and torch.cuda.is_available():

@@ -75,9 +75,6 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
 
 
 def _merge(args, command: str) -> int:
-    for flag in ("sets", "images", "weights", "metrics", "limit", "no_cost"):
-        if getattr(args, flag):
-            raise UserError(f"--merge joins reports as they are; leave --{flag} out.")
     defaults = vars(argument_parser().parse_args(["-o", args.output, "--merge", *args.merge]))
     if vars(args) != defaults or len(args.merge) < 2:
         raise UserError("--merge takes two or more folders of reports, and -o beside it.")
