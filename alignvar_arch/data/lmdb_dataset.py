@@ -66,7 +66,7 @@ class LMDBPairDataset(Dataset):
         if get_worker_info() is None or self.opt.get("color") or self.opt.get("mean"):
             return [self[index] for index in indices]
         found = (self._read(index) for index in indices)
-        return [_item(Pixels(_planes(lq)), Pixels(_planes(gt)), *paths) for lq, gt, *paths in found]
+        return [_item(Pixels(planes(lq)), Pixels(planes(gt)), *paths) for lq, gt, *paths in found]
 
     @staticmethod
     def check_options(opt: dict) -> None:
@@ -96,10 +96,10 @@ class LMDBPairDataset(Dataset):
         turned = self.opt["use_rot"] and random.random() < 0.5
         boxes = (top, left, size, size), (scale * top, scale * left, scale * size, scale * size)
         lq, gt = self._lq.crop(lq_key, *boxes[0]), self._gt.crop(key, *boxes[1])
-        return _augmented(lq, hflip, vflip, turned), _augmented(gt, hflip, vflip, turned), lq_key, key
+        return augmented(lq, hflip, vflip, turned), augmented(gt, hflip, vflip, turned), lq_key, key
 
     def _tensor(self, image: np.ndarray) -> torch.Tensor:
-        tensor = to_floats(_planes(image))
+        tensor = to_floats(planes(image))
         if self.opt.get("color") == "y":
             bgr = np.ascontiguousarray(tensor.numpy()[::-1].transpose(1, 2, 0))
             tensor = torch.from_numpy(bgr2ycbcr(bgr, y_only=True)[None])
@@ -112,14 +112,15 @@ def _item(lq, gt, lq_path: str, gt_path: str) -> dict:
     return {"lq": lq, "gt": gt, "lq_path": lq_path, "gt_path": gt_path}
 
 
-def _augmented(image: np.ndarray, hflip: bool, vflip: bool, turned: bool) -> np.ndarray:
+def augmented(image: np.ndarray, hflip: bool, vflip: bool, turned: bool) -> np.ndarray:
+    """Flips an image, and then turns it about its diagonal; (H, W) or (H, W, C)."""
     if hflip or vflip:
         image = cv2.flip(image, -1 if hflip and vflip else int(hflip))
     return cv2.transpose(image) if turned else image
 
 
-def _planes(image: np.ndarray) -> np.ndarray:
-    """(H, W), (H, W, 3) BGR or (H, W, 4) BGRA -> RGB (3, H, W)."""
+def planes(image: np.ndarray) -> np.ndarray:
+    """Splits (H, W), (H, W, 3) BGR or (H, W, 4) BGRA into RGB (3, H, W)."""
     return np.stack([image] * 3 if image.ndim == 2 else cv2.split(image)[2::-1])
 
 

@@ -10,6 +10,7 @@ from alignvar_arch.errors import UserError
 COMMANDS = {
     "create": ("create", "images -> a GT store and its LR store"),
     "verify": ("verify", "every record, checksum and pair; --repair drops what is broken"),
+    "bench": ("bench", "what a store brings on this machine: loaders, reading, codecs, makers"),
     "info": ("look", "counts, sizes, codec and origin"),
     "stats": ("look", "mean and standard deviation of the channels, histogram of sizes"),
     "extract": ("copy", "records -> image files"),
