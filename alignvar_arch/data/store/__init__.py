@@ -7,6 +7,8 @@
     writer.py   a store being written: resumable, renamed when whole
     maker.py    images -> GT and LR stores
     verify.py   what is wrong with a store, and its repair
+    presets.py  published data sets as sources
+    tokens.py   token maps in a store: TokenCache; token_maker.py writes it
 """
 
 from alignvar_arch.data.store.codecs import CODECS
