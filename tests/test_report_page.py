@@ -161,10 +161,14 @@ def test_names_that_make_the_same_file_keep_a_sheet_each(folder, report, tmp_pat
 
 @pytest.fixture
 def view(browser, folder, report):
-    """The page, freshly opened in a light window of 1280 x 900; whatever a test did, no error may be on the console."""
+    """The page, freshly opened in a light window of 1280 x 900, images by name; whatever a test did, no error may
+    be on the console."""
     for log in ("browser", "performance"):
         browser.get_log(log)
     show(browser, folder / "index.html")
+    assert texts(browser, "#order option:checked") == ["worst first"]
+    choose(browser, "#order", "by name")
+    browser.execute_script("scrollTo(0, 0)")  # choosing has scrolled
     yield browser
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
 

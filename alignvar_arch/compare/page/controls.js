@@ -57,7 +57,7 @@ function start() {
   at('sets').append(...protocol.sets.map(({ name }) => make('button', { onclick: () => showSet(name) }, name)));
   at('sets').hidden = protocol.sets.length < 2;
   fill(at('plot-metric'), protocol.metrics.map(metric => `${metric.label} ${arrow(metric)}`));
-  fill(at('order'), models.length > 1 ? orders : orders.slice(0, 3));
+  fill(at('order'), models.length > 1 ? orders : orders.slice(0, 3), orders.indexOf('worst first'));
   fill(at('order-model'), models.map(model => model.name));
   fill(at('order-metric'), perImage.map(metric => metric.label));
   fill(at('left'), sources.map(source => source.name));
