@@ -78,8 +78,10 @@ def _training(step: dict) -> str:
     for name, one in step["loaders"].items():
         rates = ", ".join(f"{count}: {rate:.0f}" for count, rate in one["images_per_s"].items())
         enough = one["enough_workers"]
-        verdict = "the loader is the bottleneck, with any number measured" if enough is None else (
-            f"the loader is no bottleneck with {enough} workers" + (" or more" if enough else ", hence with any"))
+        verdict = ("the loader is the bottleneck, with any number of workers measured" if enough is None else
+                   f"the loader is no bottleneck with {enough} workers or more")  # fmt: skip
+        if 0 in one["images_per_s"]:
+            verdict += f"; without, every step waits {1000 * step['batch'] / one['images_per_s'][0]:.0f} ms"
         lines.append(f"  {name}, images/s by workers: {rates}; {verdict}")
     return "\n".join(lines)
 

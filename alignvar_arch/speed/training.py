@@ -43,6 +43,7 @@ def measure(opt: dict, material: Material, workers: list[int], seconds: float) -
     Returns:
         `step_ms`, `images_per_s`, `batch`, `device`, and under `loaders`, for the options' own data set and for
         LMDBPairDataset on the store, images/s by workers and `enough_workers`, the fewest that suffice; None: none did.
+        Without workers every step waits for its batch, so they are one at least.
 
     Raises:
         UserError: the options' data cannot be used, or their scale is not the store's.
@@ -58,7 +59,7 @@ def measure(opt: dict, material: Material, workers: list[int], seconds: float) -
     found = {}
     for name, one in datasets.items():
         rates = {count: loaders.rate(one, count, batch, seconds) for count in sorted({*workers, os.cpu_count()})}
-        enough = [count for count, rate in rates.items() if rate >= taken]
+        enough = [count for count, rate in rates.items() if count and rate >= taken]
         found[name] = {"images_per_s": rates, "enough_workers": min(enough, default=None)}
     return {"name": opt["name"], "device": device_name(opt["num_gpu"] > 0), "batch": batch, "step_ms": 1000 * step,
             "images_per_s": taken, "loaders": found}  # fmt: skip
