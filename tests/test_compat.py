@@ -10,6 +10,7 @@ from pathlib import Path
 
 import basicsr.data
 import basicsr.models
+import basicsr.utils
 import cv2
 import lmdb
 import numpy as np
@@ -363,3 +364,9 @@ def test_folders_are_read_in_the_order_of_their_names(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "scandir", lambda path, r=reverse: iter(
             sorted(real(path), key=lambda entry: entry.name, reverse=r)))
         assert [Path(path).name for path in paths_from_folder(str(tmp_path))] == ["a.png", "b.png", "c.png"]
+
+
+def test_an_image_that_cannot_be_written_is_named(tmp_path):
+    path = str(tmp_path / ("x" * 300 + ".png"))
+    with pytest.raises(UserError, match="cannot write the image .*x.png: .*name too long"):
+        basicsr.utils.imwrite(np.zeros((4, 4, 3), np.uint8), path)

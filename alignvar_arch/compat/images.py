@@ -1,6 +1,6 @@
 """Images: the file is named when it cannot be read or its pair has another size; JPEG quality is a whole number.
 
-`imfrombytes` fails with `'NoneType' object has no attribute 'astype'` on a damaged file, and nobody learns which one;
+`imwrite` says only that it failed, `imfrombytes` fails with `'NoneType' object has no attribute 'astype'` on a damaged file, and nobody learns which one;
 `paired_random_crop` raises its sentence in two halves; OpenCV 5 refuses the float quality of `degradations.py:745`.
 """
 
@@ -20,6 +20,7 @@ def install() -> None:
     """Goes when BasicSR's readers name the file and `add_jpg_compression` rounds its quality."""
     FileClient.get = _remembering_get(FileClient.get)
     patch.everywhere(img_util.imfrombytes, _naming_imfrombytes(img_util.imfrombytes))
+    patch.everywhere(img_util.imwrite, _naming_imwrite(img_util.imwrite))
     patch.everywhere(transforms.paired_random_crop, _checking_crop(transforms.paired_random_crop))
     patch.everywhere(degradations.add_jpg_compression, _whole_quality(degradations.add_jpg_compression))
 
@@ -57,6 +58,18 @@ def _naming_imfrombytes(read):
         if image is None:
             raise UserError(f"cannot read the image {source}: the file is damaged or is not an image.")
         return image.astype(np.float32) / 255.0 if float32 else image
+
+    return wrapper
+
+
+def _naming_imwrite(write):
+    @functools.wraps(write)
+    def wrapper(img, file_path, params=None, auto_mkdir=True):
+        try:
+            write(img, file_path, params, auto_mkdir)
+        except OSError as error:
+            raise UserError(f"cannot write the image {file_path}: {error.strerror or error}; the disk may be full, the "
+                            "folder not writable or the name too long.") from error
 
     return wrapper
 
