@@ -168,7 +168,7 @@ def _put(opt, key, value):
     ("network_tokenizer", None, ["network_tokenizer"]),
     ("datasets.train.gt_size", 32, ["gt_size", "32", "16"]),
     ("train.ce_opt", None, ["train.ce_opt"]),
-    ("network_tokenizer.ch", 64, ["tokenizer.safetensors", "(32, 3, 3, 3)", "(64, 3, 3, 3)"]),
+    ("network_tokenizer.ch", 64, ["tokenizer.safetensors", "with ch 32", "has ch 64"]),
     ("network_g.type", "MSRResNet", ["MSRResNet"]),
     ("network_g.sca", "laplace", ["laplace"]),
     ("train.hcc_opt.target", "quantized", ["quantised"]),

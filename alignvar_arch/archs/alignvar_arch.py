@@ -101,11 +101,15 @@ class AlignVAR(nn.Module):
                                      for i in range(depth)])
         self.head_nm = HeadNorm(embed_dim)
         self.head = nn.Linear(embed_dim, codebook_size)
-        sides = self.schedule.sides
-        self.register_buffer("rope", rope_table((sides[-1], *sides), embed_dim // num_heads), persistent=False)
+        self.make_tables()
+        self._initialise(depth)
+
+    def make_tables(self) -> None:
+        """Make the buffers that no checkpoint holds; again where the network was built on the meta device."""
+        sides, head_dim = self.schedule.sides, self.blocks[0].attn.head_dim
+        self.register_buffer("rope", rope_table((sides[-1], *sides), head_dim), persistent=False)
         levels = [k for k, length in enumerate(self.schedule.lengths) for _ in range(length)]
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        self._initialise(depth)
 
     def _initialise(self, depth: int) -> None:
         """Start as pre-norm transformers do: N(0, 0.02), residual outputs smaller with depth, AdaLN as the identity."""

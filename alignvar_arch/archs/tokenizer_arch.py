@@ -9,8 +9,9 @@ from torch import nn
 from alignvar_arch.archs.scales import ScaleSchedule
 from alignvar_arch.archs.tokenizer.autoencoder import Decoder, Encoder
 from alignvar_arch.archs.tokenizer.pyramid import ResidualPyramid
+from alignvar_arch.checkpoints.shapes import SCHEDULES
 
-PAPER_SCALES = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
+PAPER_SCALES = SCHEDULES[512]
 
 
 class Encoded(NamedTuple):

@@ -1,4 +1,4 @@
-"""Weights on disk: read without executing anything but tensors, written whole or not at all, recognised by their keys."""
+"""Weights on disk: read without executing anything, written whole or not at all, recognised by their keys."""
 
 from alignvar_arch.checkpoints.reading import PREFIX, read, resolve
 from alignvar_arch.checkpoints.writing import write_pth, write_safetensors

@@ -22,8 +22,8 @@ def write_safetensors(path: str, state: dict[str, torch.Tensor], metadata: dict[
                       half: bool = False) -> None:
     """Writes one state dict with its metadata, tensor by tensor: never more than one is copied in memory.
 
-    Equal input gives identical bytes, which the library's own writer does not promise (it shuffles metadata, and
-    versions before 0.7 hold the whole file in memory).
+    Equal input gives identical bytes. The library's own writer shuffles metadata, halves nothing on the way, and up to
+    0.7 peaks at twice the file's size (measured; 0.8 no longer does).
 
     Args:
         path: the file.

@@ -6,6 +6,7 @@ with torch's list of every key. `BaseModel.get_optimizer` knows Adam only.
 
 import functools
 import os
+from dataclasses import dataclass
 
 import torch
 from basicsr.losses import basic_loss
@@ -15,6 +16,9 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 
 from alignvar_arch import checkpoints
+from alignvar_arch.checkpoints.fit import fit, table
+from alignvar_arch.checkpoints.maps import is_public
+from alignvar_arch.checkpoints.recognise import NESTED, inspect
 from alignvar_arch.errors import UserError
 
 
@@ -121,6 +125,48 @@ def _shape(tensor) -> str:
     return str(tuple(tensor.shape))
 
 
+@dataclass(frozen=True)
+class Weights:
+    """What a file gives a network.
+
+    Attributes:
+        state: the tensors to load.
+        key: their place in the file.
+        table: a line for every component, where a public checkpoint was adapted; empty where it is BasicSR's own.
+    """
+
+    state: dict[str, torch.Tensor]
+    key: str
+    table: tuple[str, ...] = ()
+
+
+def weights_for(own: dict, name: str, path: str, param_key: str | None, strict: bool) -> Weights:
+    """Reads what the file at `path` gives the network `name` with the state dict `own`.
+
+    Public checkpoints of VAR and VARSR give AlignVAR and its tokenizer what fits (checkpoints.fit); others go by
+    BasicSR's rules, `param_key` and `strict`.
+
+    Raises:
+        UserError: the file cannot be read or does not fit; it names the parameter and both shapes.
+    """
+    states, metadata = checkpoints.read(path)
+    if name in NESTED:
+        nested = NESTED[name] in states and param_key not in states
+        key = NESTED[name] if nested else select(states, param_key, path)[1]
+        found = inspect(path, key, states, metadata)
+        if found.network not in (name, None):
+            raise UserError(f"{path} holds {found.label}, and no {name}.")
+        if is_public(found.kind):
+            parts = fit(found, own, strict)
+            plain = len(parts.taken) == len(own) and not parts.left
+            return Weights(parts.taken, key, () if plain else tuple(table(found, parts, own)))
+    loaded, key = select(states, param_key, path)
+    problem = misfit(own, loaded, name, path, strict)
+    if problem:
+        raise UserError(problem)
+    return Weights(loaded, key)
+
+
 def _load_network(self, net, load_path, strict=True, param_key="params"):
     """Loads `net` from a `.pth` or `.safetensors` file; see `checkpoints.read` for what is accepted.
 
@@ -130,13 +176,13 @@ def _load_network(self, net, load_path, strict=True, param_key="params"):
     logger = get_root_logger()
     net = self.get_bare_model(net)
     name = type(net).__name__
-    states, _ = checkpoints.read(load_path)
-    loaded, used = select(states, param_key, load_path)
-    if param_key is not None and used != param_key:
-        logger.info(f"Loading: {param_key} does not exist, use {used}.")
-    logger.info(f"Loading {name} model from {load_path}, with param key: [{used}].")
-    problem = misfit(net.state_dict(), loaded, name, load_path, strict)
-    if problem:
-        raise UserError(problem)
-    self._print_different_keys_loading(net, loaded, strict)
-    net.load_state_dict(loaded, strict=strict)
+    weights = weights_for(net.state_dict(), name, load_path, param_key, strict)
+    if param_key is not None and weights.key != param_key:
+        logger.info(f"Loading: {param_key} does not exist, use {weights.key}.")
+    logger.info(f"Loading {name} model from {load_path}, with param key: [{weights.key}].")
+    if weights.table:
+        logger.info("\n".join([f"{name} takes what it shares with {load_path}:", *weights.table]))
+        strict = False  # what starts fresh has just been said
+    else:
+        self._print_different_keys_loading(net, weights.state, strict)
+    net.load_state_dict(weights.state, strict=strict)

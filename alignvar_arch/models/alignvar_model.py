@@ -10,6 +10,7 @@ from alignvar_arch import checkpoints
 from alignvar_arch.archs.alignvar_arch import BAD, GOOD
 from alignvar_arch.archs.tokenizer.codebook import codebook_hash
 from alignvar_arch.archs.tokenizer_arch import Encoded, bicubic
+from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
 from alignvar_arch.losses import HCCLoss, TokenCrossEntropyLoss
 from alignvar_arch.metrics.tokens import scale_accuracy, scale_cross_entropy
@@ -167,12 +168,11 @@ def _check_networks(opt: dict) -> None:
 def _check_weights(opt: dict) -> None:
     """Refuse weights of other settings, and a transformer that was trained on another tokenizer's codes."""
     path = opt["path"]
-    states, metadata = checkpoints.read(path["pretrain_network_tokenizer"])
-    check_same_network(opt, "network_tokenizer", metadata)
+    check_same_network(opt, "network_tokenizer")
     if not path.get("pretrain_network_g"):
         return
-    metadata = checkpoints.read(path["pretrain_network_g"])[1]
-    check_same_network(opt, "network_g", metadata)
+    metadata = check_same_network(opt, "network_g")
+    states = checkpoints.read(path["pretrain_network_tokenizer"])[0]
     state = states.get(path.get("param_key_tokenizer", "params_ema"), states.get("params", {}))
     embedding = state.get("quantize.embedding.weight")
     if embedding is not None and metadata.get("codebook", codebook_hash(embedding)) != codebook_hash(embedding):
@@ -203,7 +203,10 @@ def _check_guidance(opt: dict) -> None:
     if opt["is_train"]:
         rate = opt["train"].get("bad_quality_rate", 0.0)
     else:
-        metadata = checkpoints.read(opt["path"]["pretrain_network_g"])[1]
+        found = recognise(opt["path"]["pretrain_network_g"], network="AlignVAR")
+        if found.is_varsrs:  # it knows the bad label
+            return
+        metadata = found.metadata
         if "bad_quality_rate" not in metadata:
             raise UserError(f"val.guidance: {opt['path']['pretrain_network_g']} does not say whether it was trained "
                             "with bad-quality samples, which guidance needs; set val.guidance to 0.")

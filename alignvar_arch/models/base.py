@@ -12,7 +12,8 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.registry import ARCH_REGISTRY
 
-from alignvar_arch.checkpoints import write_pth
+from alignvar_arch import checkpoints
+from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference.tiles import tiled
 from alignvar_arch.models.scale_log import ScaleLog
@@ -37,9 +38,8 @@ class TokenModel(SRModel):
         if self.ema_decay > 0:
             get_root_logger().info(f"Use Exponential Moving Average with decay: {self.ema_decay}")
             self.net_g_ema = build_network(self.opt["network_g"]).to(self.device).eval()
-            if load_path is None:
-                self.model_ema(0)
-            else:
+            self.model_ema(0)  # also what the file lacks, and starts fresh, starts as it does there
+            if load_path is not None and "params_ema" in checkpoints.read(load_path)[0]:
                 self.load_network(self.net_g_ema, load_path, self.opt["path"].get("strict_load_g", True), "params_ema")
         self.build_losses()
         self.setup_optimizers()
@@ -111,7 +111,7 @@ class TokenModel(SRModel):
         content["metadata"] = self.metadata()
         name = "latest" if current_iter == -1 else current_iter
         path = os.path.join(self.opt["path"]["models"], f"{net_label}_{name}.pth")
-        write_pth(path, content)
+        checkpoints.write_pth(path, content)
 
 
 def arguments(network_opt: dict) -> dict:
@@ -153,13 +153,26 @@ def check_range(opt: dict, path: str, low: float, high: float = math.inf, whole:
         raise UserError(f"{path}: is {value!r}, but must be a {kind} from {low} {upper}.")
 
 
-def check_same_network(opt: dict, key: str, metadata: dict[str, str]) -> None:
-    """Raise UserError where weights say that they belong to other settings than ``opt[key]``, shapes aside."""
-    if "network" not in metadata:
-        return
-    stored, given = arguments(json.loads(metadata["network"])), arguments(opt[key])
+def check_same_network(opt: dict, key: str) -> dict[str, str]:
+    """Raise UserError where weights say that they belong to other settings than ``opt[key]``, shapes aside.
+
+    Returns:
+        The metadata of the weights.
+    """
+    path, given = opt["path"][f"pretrain_{key}"], arguments(opt[key])
+    found = recognise(path, network=opt[key]["type"])
+    if found.kind == "varsr-tokenizer" and "network" not in found.metadata and given["phi_on_last"]:
+        raise UserError(f"{key}.phi_on_last: is true, but {path} has its tokenizer where VARSR has it, which goes "
+                        "without phi on the last scale; set false, or, where the file is VAR's, convert it with "
+                        "`basicsr convert --phi_on_last yes`.")
+    # VAR gives a network of other settings its beginning; sizes have been compared by then.
+    if found.kind == "var" or "network" not in found.metadata:
+        return found.metadata
+    stored = arguments(json.loads(found.metadata["network"]))
+    # SCA may be new to weights of VARSR, which have none; stochastic depth is a matter of training, and in no weight.
+    free = {"drop_path"} | ({"sca"} if found.kind == "varsr" else set())
     for name in given:
-        # Stochastic depth is a matter of training, and lives in no weight.
-        if name != "drop_path" and name in stored and stored[name] != given[name]:
-            raise UserError(f"{key}.{name}: is {given[name]!r}, but {opt['path'][f'pretrain_{key}']} was trained with "
-                            f"{stored[name]!r}; use the weights' own setting.")
+        if name not in free and name in stored and stored[name] != given[name]:
+            raise UserError(f"{key}.{name}: is {given[name]!r}, but {path} was trained with {stored[name]!r}; use the "
+                            "weights' own setting.")
+    return found.metadata

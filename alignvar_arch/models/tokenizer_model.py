@@ -6,7 +6,6 @@ from basicsr.losses import build_loss
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 
-from alignvar_arch import checkpoints
 from alignvar_arch.archs.lpips import lpips_weights_missing
 from alignvar_arch.archs.tokenizer.codebook import count_hits, revive
 from alignvar_arch.errors import UserError
@@ -41,7 +40,7 @@ class AlignVARTokenizerModel(TokenModel):
             raise UserError(f"network_g.type: AlignVARTokenizerModel trains an AlignVARTokenizer, not {kind}.")
         check_geometry(opt, "network_g")
         if opt["path"].get("pretrain_network_g"):
-            check_same_network(opt, "network_g", checkpoints.read(opt["path"]["pretrain_network_g"])[1])
+            check_same_network(opt, "network_g")
         if not opt["is_train"]:
             return
         for key in ("pixel_opt", "vq_opt"):
