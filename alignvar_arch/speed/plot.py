@@ -66,5 +66,6 @@ def _bars(axes: Axes, groups: dict[str, list[float]], labels: list[str]) -> None
     for number, label in enumerate(labels):
         places = [group + (number - (len(labels) - 1) / 2) * width for group in range(len(groups))]
         axes.bar(places, [values[number] for values in groups.values()], width, label=label, color=_COLOURS[number])
+    axes.margins(y=0.35)  # room for the legend
     axes.set_xticks(range(len(groups)), list(groups))
     axes.legend()
