@@ -2,14 +2,15 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from alignvar_arch.archs.alignvar_arch import AlignVAR
 from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
-from alignvar_arch.checkpoints.describe import describe
+from alignvar_arch.checkpoints.describe import Description, describe
 from alignvar_arch.checkpoints.fit import fit
-from alignvar_arch.checkpoints.maps import is_public
+from alignvar_arch.checkpoints.maps import Split, is_public
 from alignvar_arch.checkpoints.recognise import Found, recognise
 from alignvar_arch.compat.networks import misfit
 from alignvar_arch.errors import UserError
@@ -39,39 +40,66 @@ def load(path: str, *, scales: Sequence[int] | None = None, phi_on_last: bool | 
     Raises:
         UserError: the file cannot be read, holds another network or half of one, or contradicts the arguments.
     """
-    found = recognise(path)
-    if found.network is None:
-        raise UserError(f"{path} does not hold the network of AlignVAR, VAR or VARSR, nor a tokenizer of theirs.")
-    options = dict(describe(found, scales, phi_on_last).network)
-    kind = options.pop("type")
-    try:
-        # VAR's rest must be drawn, so that this one is built with memory.
-        with torch.device("cpu" if found.kind == "var" else "meta"):
-            network = _NETWORKS[kind](**options)
-    except (KeyError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"{path} does not hold the network that it describes: {text}.") from error
-    _assign(network, found, dtype)
-    return network.eval()
-
-
-def _assign(network: torch.nn.Module, found: Found, dtype: torch.dtype | None) -> None:
-    own = network.state_dict()
-    if is_public(found.kind):
-        state = fit(found, own, strict=True).taken
-        state |= {name: torch.zeros(own[name].shape) for name in own
-                  if name.endswith("ema_vocab_hit_SV") and name not in state}
-    else:
-        state = found.state
-        problem = misfit(own, state, type(network).__name__, found.path, strict=True)
-        if problem:
-            raise UserError(f"{found.path} does not hold the network that its metadata describe: {problem}")
+    outline = describe_network(recognise(path), scales, phi_on_last)
+    found, network = outline.found, outline.network
+    if found.kind == "var":  # the rest must be drawn, so that this one is built with memory
+        network = _build(found, outline.description)
+    own, state = network.state_dict(), dict(outline.parts.taken)
+    for name in own.keys() & {"quantize.ema_vocab_hit_SV"} - state.keys():  # no hits were counted at these scales
+        state[name] = torch.zeros(own[name].shape)
     state = {name: value.to(dtype) if dtype and value.is_floating_point() else value for name, value in state.items()}
     fresh = sorted({name.split(".")[0] for name in own if name not in state})
     if fresh:
-        warnings.warn(f"{found.path} holds {found.label}: {', '.join(fresh)} of this AlignVAR start fresh, untrained.",
-                      stacklevel=3)
+        warnings.warn(f"{path} holds {found.label}: {', '.join(fresh)} of this AlignVAR start fresh, untrained.",
+                      stacklevel=2)
         network.to(dtype or next(iter(state.values())).dtype)
     network.load_state_dict(state, strict=not fresh, assign=True)
     if isinstance(network, AlignVAR):
         network.make_tables()
+    return network.eval()
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A network without memory, and what a file gives it.
+
+    Attributes:
+        found: the file's state dict.
+        description: what the network is, and what of that was assumed.
+        network: on the meta device.
+        parts: what of the state dict is taken, and why the rest is not.
+    """
+
+    found: Found
+    description: Description
+    network: AlignVAR | AlignVARTokenizer
+    parts: Split
+
+
+def describe_network(found: Found, scales: Sequence[int] | None = None, phi_on_last: bool | None = None) -> Outline:
+    """Tells which network a file holds and compares every name and shape with it; arguments as for `load`.
+
+    Raises:
+        UserError: it holds another network or half of one, or contradicts the arguments.
+    """
+    if found.network is None:
+        raise UserError(f"{found.path} does not hold the network of AlignVAR, VAR or VARSR, nor a tokenizer of theirs.")
+    description = describe(found, scales, phi_on_last)
+    with torch.device("meta"):
+        network = _build(found, description)
+    own = network.state_dict()
+    if is_public(found.kind):
+        return Outline(found, description, network, fit(found, own, strict=True))
+    problem = misfit(own, found.state, found.network, found.path, strict=True)
+    if problem:
+        raise UserError(f"{found.path} does not hold the network that its metadata describe: {problem}")
+    return Outline(found, description, network, Split(found.state, {}))
+
+
+def _build(found: Found, description: Description) -> AlignVAR | AlignVARTokenizer:
+    options = dict(description.network)
+    try:
+        return _NETWORKS[options.pop("type")](**options)
+    except (KeyError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{found.path} does not hold the network that it describes: {text}.") from error

@@ -85,7 +85,8 @@ def write_onto(found: Found, public: str, output: str) -> tuple[int, int]:
     """
     target = recognise(public, network=found.network)
     shared = split(target).taken
-    same = shared.keys() <= found.state.keys() and all(found.state[name].shape == shared[name].shape for name in shared)
+    # Neither more nor less: without SCA's mask generator, for which VARSR has no place, ours would be another model.
+    same = shared.keys() == found.state.keys() and all(found.state[name].shape == shared[name].shape for name in shared)
     if not is_public(target.kind) or target.network != found.network or not same:
         raise UserError(f"{found.path} does not fit into {public}: one holds {found.label}, the other {target.label}, "
                         "of other names or shapes; name the file that it was converted from.")
