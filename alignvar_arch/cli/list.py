@@ -1,7 +1,7 @@
 """`basicsr list`: everything registered, and the package it came from; with --params, what networks consist of.
 
---params counts the parameters of the networks that options files describe, by component, without allocating them. Without
--opt it counts AlignVAR and its tokenizer as they are by default, which is the paper's size.
+--params counts the parameters of the networks that options files describe, by component, without allocating them.
+Without -opt it counts AlignVAR and its tokenizer as they are by default, which is the paper's size.
 """
 
 import argparse

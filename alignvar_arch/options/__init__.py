@@ -113,7 +113,7 @@ def _check_trained(opt: dict, file: str) -> None:
             continue
         if path.startswith("weights/") and key == "pretrain_network_g":
             raise UserError(f"path.{key}: there is no {path} here; put the public checkpoint there, which the head of "
-                            "the options file names, or give its path by --weights.")
+                            f"the options file names{'' if opt['is_train'] else ', or give its path by --weights'}.")
         if path.startswith("experiments/"):
             trainer = file.replace("_test.yml", ".yml")
             command = f": basicsr train -opt {trainer}" if trainer != file and os.path.isfile(trainer) else ""
