@@ -1,7 +1,8 @@
 """Images: the file is named when it cannot be read or its pair has another size; JPEG quality is a whole number.
 
-`imwrite` says only that it failed, `imfrombytes` fails with `'NoneType' object has no attribute 'astype'` on a damaged file, and nobody learns which one;
-`paired_random_crop` raises its sentence in two halves; OpenCV 5 refuses the float quality of `degradations.py:745`.
+`imfrombytes` fails with `'NoneType' object has no attribute 'astype'` on a damaged file, and nobody learns which one;
+`imwrite` says no more than that it failed; `paired_random_crop` raises its sentence in two halves; OpenCV 5 refuses the
+float quality of `degradations.py:745`.
 """
 
 import functools
