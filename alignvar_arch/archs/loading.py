@@ -10,7 +10,7 @@ from alignvar_arch.archs.alignvar_arch import AlignVAR
 from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 from alignvar_arch.checkpoints.describe import Description, describe
 from alignvar_arch.checkpoints.fit import fit
-from alignvar_arch.checkpoints.maps import Split, is_public
+from alignvar_arch.checkpoints.maps import HITS, Split, is_public
 from alignvar_arch.checkpoints.recognise import Found, recognise
 from alignvar_arch.compat.networks import misfit
 from alignvar_arch.errors import UserError
@@ -45,8 +45,8 @@ def load(path: str, *, scales: Sequence[int] | None = None, phi_on_last: bool | 
     if found.kind == "var":  # the rest must be drawn, so that this one is built with memory
         network = _build(found, outline.description)
     own, state = network.state_dict(), dict(outline.parts.taken)
-    for name in own.keys() & {"quantize.ema_vocab_hit_SV"} - state.keys():  # no hits were counted at these scales
-        state[name] = torch.zeros(own[name].shape)
+    if HITS in own and HITS not in state:  # none were counted at these scales
+        state[HITS] = torch.zeros(own[HITS].shape)
     state = {name: value.to(dtype) if dtype and value.is_floating_point() else value for name, value in state.items()}
     fresh = sorted({name.split(".")[0] for name in own if name not in state})
     if fresh:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from alignvar_arch.checkpoints.maps import COMMON, SCALE_BOUND, Split, split
+from alignvar_arch.checkpoints.maps import COMMON, HITS, SCALE_BOUND, Split, split
 from alignvar_arch.checkpoints.recognise import Found
 from alignvar_arch.checkpoints.shapes import tokenizer_arguments, transformer_arguments
 from alignvar_arch.errors import UserError
@@ -37,7 +37,7 @@ def fit(found: Found, own: Mapping[str, torch.Tensor], strict: bool) -> Split:
     if strict:
         _check_sizes(found, taken, own)
         needed = COMMON if found.kind == "var" else ("",)
-        spared = ("mask_generator.", *left)
+        spared = ("mask_generator.", HITS, *left)
         missing = [name for name in own
                    if name.startswith(needed) and not name.startswith(spared) and name not in taken]
         if missing:

@@ -24,8 +24,10 @@ _LEFT = {
               "decoder_norm.": "the diffusion refiner's normalisation"},
     "var-tokenizer": {}, "varsr-tokenizer": {},
 }
+# How often codes were hit at each scale in training, which no picture depends on.
+HITS = "quantize.ema_vocab_hit_SV"
 # What belongs to a scale schedule: with another one it starts fresh.
-SCALE_BOUND = ("pos_start", "lvl_embed.weight", "quantize.ema_vocab_hit_SV")
+SCALE_BOUND = ("pos_start", "lvl_embed.weight", HITS)
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,10 @@ def write_onto(found: Found, public: str, output: str) -> tuple[int, int]:
         UserError: the two do not hold the same network, or a file cannot be read or written.
     """
     target = recognise(public, network=found.network)
-    shared = split(target).taken
+    shared, ours = ({name: value for name, value in state.items() if name != HITS}
+                    for state in (split(target).taken, found.state))
     # Neither more nor less: without SCA's mask generator, for which VARSR has no place, ours would be another model.
-    same = shared.keys() == found.state.keys() and all(found.state[name].shape == shared[name].shape for name in shared)
+    same = shared.keys() == ours.keys() and all(ours[name].shape == shared[name].shape for name in shared)
     if not is_public(target.kind) or target.network != found.network or not same:
         raise UserError(f"{found.path} does not fit into {public}: one holds {found.label}, the other {target.label}, "
                         "of other names or shapes; name the file that it was converted from.")
@@ -94,8 +97,8 @@ def write_onto(found: Found, public: str, output: str) -> tuple[int, int]:
     nest, _, key = target.key.rpartition(".")
     state = content[nest][key] if nest else content.get(target.key, content)
     for name in list(state):
-        ours = name.removeprefix("module.")
-        if ours in shared:
-            state[name] = found.state[ours].to(state[name].dtype)
+        plain = name.removeprefix("module.")
+        if plain in ours:
+            state[name] = ours[plain].to(state[name].dtype)
     write_pth(output, content)
     return len(shared), len(target.state) - len(shared)
