@@ -65,6 +65,11 @@ class Recipe:
             if self.scale and value and value % self.scale:
                 raise UserError(f"{flag}: {value} is no multiple of --lq-scale {self.scale}, so that LR would not fit.")
 
+    @property
+    def whole(self) -> bool:
+        """Whether an image makes one record, with the image's own key."""
+        return self.crop is None or self.centre
+
     def boxes(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
         """The sub-images of an image as (top, left, height, width), row by row.
 
@@ -147,7 +152,7 @@ def _make(sources, recipe, paths, plans, fields, workers, bar):
         for path, plan in zip(paths, plans, strict=True):
             writers.append(StoreWriter(path, plan))
             stack.callback(writers[-1].close)
-        first = _resume(sources, writers)
+        first = _resume(sources, recipe, writers)
         failures = _Failures(writers[-1], first)
         stack.callback(failures.close)
         progress = stack.enter_context(tqdm(total=len(sources), initial=first, unit="image", desc=paths[-1].name,
@@ -177,7 +182,7 @@ def _encodings(read, recipe, first, failures, progress) -> Iterator[partial]:
             continue
         boxes = recipe.boxes(*images[-1].shape[:2])
         for count, box in enumerate(boxes, 1):
-            key = source.key if recipe.crop is None or recipe.centre else keys.sub_image(source.key, count)
+            key = source.key if recipe.whole else keys.sub_image(source.key, count)
             yield partial(_encode, source, key, images, box, recipe, count == len(boxes))
 
 
@@ -222,13 +227,15 @@ def _encode(source, key, images, box, recipe, last):
     return last, contents
 
 
-def _resume(sources, writers) -> int:
+def _resume(sources, recipe, writers) -> int:
     """Brings interrupted stores to the last commit that both have, and returns the number of the next source."""
     count = min(store.count for store in writers)
     last = [store.rollback(count) for store in writers][-1]
     if last is None:
         return 0
-    return next(number for number, source in enumerate(sources, 1) if str(source.path) == last.source)
+    # by key, for folders may overlap, so that one file has several
+    key = last.key if recipe.whole else keys.of_source(last.key)
+    return next(number for number, source in enumerate(sources, 1) if source.key == key)
 
 
 def _publish(writers, recipe, failed, fields):

@@ -157,10 +157,13 @@ class StoreWriter:
             for name in (index.DATA, index.RECORDS, index.META_INFO, index.INDEX):
                 (self.part / name).unlink(missing_ok=True)
             _write_plan(self.part, plan)
-        elif (self.part / index.DATA).exists():
+        data = self.part / index.DATA
+        if data.exists():
             lmdb_backend.check(str(self.part))
+        # forgetting needs room too, and lmdb's map of a file that is there has none to spare
+        room = _FIRST_MAP + (data.stat().st_size if data.exists() else 0)
         # nobody else opens it, for we have the lock
-        self._env = lmdb.open(str(self.part), map_size=_FIRST_MAP, lock=False, readahead=False)
+        self._env = lmdb.open(str(self.part), map_size=room, lock=False, readahead=False)
         self._lines = (self.part / index.RECORDS).open("a", encoding="ascii")
         self.count = self._env.stat()["entries"]
 
