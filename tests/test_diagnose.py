@@ -264,7 +264,7 @@ def test_one_model_is_diagnosed_with_sca_switched_and_a_damaged_image_is_passed_
     assert np.array_equal(shown, cv2.imread("gt/a.png")[0:16, 4:20, ::-1])
 
 
-@pytest.mark.parametrize("name", ["$a{$ \\frac", "new\nline", "漢字", "x" * 200])
+@pytest.mark.parametrize("name", ["$a{$ \\frac\n漢字", "x" * 200])
 def test_any_name_stands_in_the_charts(options, name):
     for folder in ("gt", "lq"):
         Path(folder, "b.png").unlink()

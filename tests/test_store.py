@@ -2,12 +2,13 @@
 
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import Process, get_context
 from operator import methodcaller
 from pathlib import Path
 
@@ -209,12 +210,9 @@ def test_map_grows(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 1000])
 def test_one_and_a_thousand_tiny_images(tmp_path, count):
-    (tmp_path / "in").mkdir()
-    first = tmp_path / "in" / "0000.png"
-    first.write_bytes(cv2.imencode(".png", picture((3, 4, 3)))[1])
-    for number in range(1, count):
-        os.link(first, tmp_path / "in" / f"{number:04}.png")
-    made = make(tmp_path / "in", tmp_path / "x.lmdb")
+    fill(tmp_path, ["one.png"], shape=(3, 4, 3))
+    many = [sources.Source(f"{number:04}", tmp_path / "one.png") for number in range(count)]
+    made = maker.create(many, maker.Recipe(), tmp_path / "x.lmdb", workers=2, bar=False)
     assert made.records == count and not problems(made.paths[0])
 
 
@@ -248,30 +246,32 @@ def test_unusable_images_are_named_and_the_rest_go_on(tmp_path):
     assert not list(tmp_path.glob("*y.lmdb*"))
 
 
-# Encodes slowly and commits after every image, so that there is time to be killed in the middle.
-SLOW = """
-import sys, time
-from pathlib import Path
-import alignvar_arch
-from alignvar_arch.data.store import codecs, maker, sources, writer
-writer._COMMIT_BYTES, encode = 1, codecs.encode
-codecs.encode = lambda *arguments: (time.sleep(0.02), encode(*arguments))[1]
-maker.create(sources.find([sys.argv[1]]), maker.Recipe(crop=20, scale=2), Path(sys.argv[2]), workers=2, bar=False)
-"""
+def in_a_fork(work) -> Process:
+    """Starts a process that has everything imported: what a new one costs is seconds."""
+    process = get_context("fork").Process(target=work)
+    process.start()
+    return process
 
 
 def test_killed_create_leaves_no_final_name_and_resumes_to_the_same_content(tmp_path):
     fill(tmp_path / "in", [f"{number:02}.png" for number in range(40)])
     (tmp_path / "in" / "00b.png").write_bytes(b"no image")
     output = tmp_path / "out" / "x.lmdb"
-    process = subprocess.Popen([sys.executable, "-c", SLOW, tmp_path / "in", output], cwd=REPOSITORY)
+
+    def slowly():
+        """Commits after every image, so that there is time to be killed in the middle."""
+        writer._COMMIT_BYTES, encode = 1, codecs.encode
+        codecs.encode = lambda *arguments: (time.sleep(0.02), encode(*arguments))[1]
+        make(tmp_path / "in", output, crop=20, scale=2)
+
+    process = in_a_fork(slowly)
     records = writer.part_of(output) / index.RECORDS
     deadline = time.monotonic() + 60
     while not (records.exists() and records.read_bytes().count(b"\n") >= 60):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert all(path.name.startswith(".") for path in output.parent.iterdir())
     with pytest.raises(UserError, match="codec: auto there, png here"):
         make(tmp_path / "in", output, crop=20, scale=2, codec="png")
@@ -317,6 +317,35 @@ def test_records_of_an_uncommitted_source_are_forgotten(tmp_path):
     assert Store(tmp_path / "x.lmdb").keys == ["a"] and lmdb_backend.read(str(tmp_path / "x.lmdb"), "b") is None
 
 
+def test_forgetting_finds_room_in_a_map_that_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "_FIRST_MAP", 1 << 18)
+    store = writer.StoreWriter(tmp_path / "x.lmdb", {})
+    for number in range(300):
+        store.put(index.Record(f"{number:03}", (1, 1), "uint8", 1, "", "a.png"), bytes(20_000))
+    store.commit()
+    store.close()
+    for count in (100, 0):
+        store = writer.StoreWriter(tmp_path / "x.lmdb", {})
+        store.rollback(count)
+        store.close()
+        assert store.count == count
+
+
+def test_one_file_under_two_keys_is_resumed_where_it_was(tmp_path, monkeypatch):
+    """Folders that are named may overlap."""
+    fill(tmp_path / "in", [f"s/{number}.png" for number in range(3)])
+    found = sources.find([str(tmp_path / "in"), str(tmp_path / "in" / "s")])
+    assert len(found) == 6 and len({source.path for source in found}) == 3
+    monkeypatch.setattr(writer, "_COMMIT_BYTES", 1)
+    monkeypatch.setattr(writer.StoreWriter, "finish", lambda *_: 1 / 0)
+    recipe = maker.Recipe(crop=20)
+    with pytest.raises(ZeroDivisionError):
+        maker.create(found, recipe, tmp_path / "x.lmdb", bar=False)
+    monkeypatch.undo()
+    made = maker.create(found, recipe, tmp_path / "x.lmdb", bar=False)
+    assert made.resumed == 6 and made.records == 36 and not problems(made.paths[0])
+
+
 def test_two_processes_do_not_write_one_store(tmp_path):
     store = writer.StoreWriter(tmp_path / "x.lmdb", {})
     with pytest.raises(UserError, match="another process"):
@@ -324,28 +353,20 @@ def test_two_processes_do_not_write_one_store(tmp_path):
     store.close()
 
 
-FULL = """
-import resource, signal, sys
-from pathlib import Path
-import alignvar_arch
-from alignvar_arch.data.store import maker, sources, writer
-from alignvar_arch.errors import UserError
-writer._COMMIT_BYTES = 20000
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-for limit in 10_000, 300_000:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
-    try:
-        maker.create(sources.find([sys.argv[1]]), maker.Recipe(codec="raw"), Path(sys.argv[2]), bar=False)
-    except UserError as error:
-        print(error)
-"""
-
-
 def test_full_disk_is_one_sentence_and_resumable(tmp_path):
     fill(tmp_path / "in", [f"{number:02}.png" for number in range(60)])
-    ended = subprocess.run([sys.executable, "-c", FULL, tmp_path / "in", tmp_path / "x.lmdb"], cwd=REPOSITORY,
-                           capture_output=True, text=True, check=True)  # fmt: skip
-    assert ended.stdout.count("make room") == 2 and not (tmp_path / "x.lmdb").exists()
+
+    def in_little_room():
+        writer._COMMIT_BYTES = 20_000
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        for limit in 10_000, 300_000:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
+            with pytest.raises(UserError, match="make room"):
+                make(tmp_path / "in", tmp_path / "x.lmdb", codec="raw")
+
+    process = in_a_fork(in_little_room)
+    process.join()
+    assert process.exitcode == 0 and not (tmp_path / "x.lmdb").exists()
     made = make(tmp_path / "in", tmp_path / "x.lmdb", codec="raw")
     assert made.records == 60 and made.resumed > 10 and not problems(made.paths[0])
 
@@ -455,11 +476,11 @@ def test_missing_and_broken_keys_are_one_sentence_with_file_and_key(pair):
             use("2")
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_stores_survive_fork_and_spawn(pair, method):
+def test_stores_survive_fork_and_pickling(pair):
+    """Under spawn they are tested with the data set's loaders, test_lmdb_dataset.py."""
     stores = [Store(pair[0]), Store(pair[0])]
     expected = [store.read("2") for store in stores]  # the environment is open before the children are made
-    with ProcessPoolExecutor(1, get_context(method)) as pool:
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
         assert list(pool.map(methodcaller("read", "2"), stores)) == expected
     assert pickle.loads(pickle.dumps(stores[0])).read("2") == stores[0].read("2") == expected[0]
 
@@ -508,24 +529,17 @@ def most(work):
             found.append(anonymous() - start)
     thread = threading.Thread(target=watch); thread.start(); work(); ended.set(); thread.join()
     return max(found)
-for folder in sys.argv[1:]:
-    output, found = Path(folder + ".lmdb"), sources.find([folder])
+for count in 100, 1000:
+    output, found = Path(f"{count}.lmdb"), [sources.Source(f"{number}", Path("one.png")) for number in range(count)]
     print(most(lambda: maker.create(found, maker.Recipe(scale=2), output, workers=2, bar=False)),
           most(lambda: verify.verify(output, workers=2, bar=False)))
 """
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
-    image = cv2.imencode(".png", picture((120, 120, 3)))[1].tobytes()  # 1500 of them are 65 MB
-    folders = []
-    for count in (150, 1500):
-        folders.append(tmp_path / f"{count}")
-        folders[-1].mkdir()
-        (folders[-1] / "0.png").write_bytes(image)
-        for number in range(1, count):
-            os.link(folders[-1] / "0.png", folders[-1] / f"{number}.png")
-    ended = subprocess.run([sys.executable, "-c", MEMORY, *folders], cwd=REPOSITORY, capture_output=True, text=True,
-                           check=True)  # fmt: skip
+    fill(tmp_path, ["one.png"], shape=(120, 120, 3))  # 1000 of them are 43 MB
+    ended = subprocess.run([sys.executable, "-c", MEMORY], cwd=tmp_path, capture_output=True, text=True, check=True,
+                           env={**os.environ, "PYTHONPATH": REPOSITORY})  # fmt: skip
     few, many = ([int(value) / 2**20 for value in line.split()] for line in ended.stdout.splitlines())
     print("MiB, create and verify:", few, many)
     assert all(after < before + 12 for before, after in zip(few, many, strict=True)), (few, many)
