@@ -7,6 +7,7 @@ import small
 import torch
 import torch.nn.functional as F
 
+import alignvar_arch
 from alignvar_arch.archs import AlignVAR, AlignVARTokenizer
 
 DATA = Path(__file__).parent / "data"
@@ -17,11 +18,18 @@ def largest(expected: np.ndarray, actual: torch.Tensor) -> float:
     return float(np.abs(expected.astype(np.float32) - actual.numpy()).max())
 
 
+def through_file(folder: Path, net: torch.nn.Module, place: str | None = None) -> torch.nn.Module:
+    """``net`` in reference weights, as ``load`` makes it of a file of the published form, bare or in a trainer's place.
+    """
+    state = small.with_reference_weights(net).state_dict()
+    torch.save(state if place is None else {"iter": 1, "trainer": {place: state}}, folder / f"{place}.pth")
+    return alignvar_arch.load(str(folder / f"{place}.pth"))
+
+
 @pytest.fixture(scope="module")
-def var():
+def var(tmp_path_factory):
     figures = np.load(DATA / "var_tokenizer_ch32.npz")
-    net = small.with_reference_weights(AlignVARTokenizer(
-        ch=32, codebook_size=512, scales=(1, 2, 3, 4, 5, 6, 8, 10, 13, 16)))
+    net = through_file(tmp_path_factory.mktemp("var"), AlignVARTokenizer(ch=32, codebook_size=512))
     with torch.no_grad():
         encoded = net.encode(small.reference_picture(256))
         return figures, net, encoded, net.decode(encoded.cumulative[-1])
@@ -42,11 +50,11 @@ def test_tokenizer_computes_what_var_computes(var):
 
 
 @pytest.fixture(scope="module")
-def varsr():
-    figures = np.load(DATA / "varsr_d2.npz")
-    tokenizer = small.with_reference_weights(AlignVARTokenizer(ch=32, codebook_size=512, phi_on_last=False))
-    net = small.with_reference_weights(AlignVAR(
-        depth=2, embed_dim=128, num_heads=2, codebook_size=512, condition_widths=(32, 128, 256, 512, 1536), sca="off"))
+def varsr(tmp_path_factory):
+    figures, folder = np.load(DATA / "varsr_d2.npz"), tmp_path_factory.mktemp("varsr")
+    tokenizer = through_file(folder, AlignVARTokenizer(ch=32, codebook_size=512), "vae_local")
+    net = through_file(folder, AlignVAR(depth=2, embed_dim=128, num_heads=2, codebook_size=512, sca="off",
+                                        condition_widths=(32, 128, 256, 512, 1536)), "var_wo_ddp")
     hr = small.reference_picture(512)
     lr = (F.interpolate(hr, scale_factor=0.25, mode="area") + 1) / 2
     return figures, tokenizer, net, hr, lr

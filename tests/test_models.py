@@ -1,9 +1,11 @@
 """AlignVARTokenizerModel and AlignVARModel through the front door: train, validate, save, resume, test, refuse."""
 import copy
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
+import public
 import pytest
 import small
 import torch
@@ -118,6 +120,28 @@ def test_alignvar_trains_logs_by_scale_resumes_and_tests(transformer_options):
     test["val"]["sample_seed"] = 7
     assert main(["test", "-opt", write(test)]) == 0
     assert {path.name: path.read_bytes() for path in made.glob("*.png")} != first
+
+
+@pytest.mark.parametrize("kind", ["var", "varsr"])
+def test_alignvar_starts_from_public_weights_and_says_what_starts_fresh(transformer_options, kind):
+    opt = transformer_options
+    arguments = {key: value for key, value in opt["network_g"].items() if key not in ("type", "drop_path")}
+    state = public.varsr(**{**arguments, "sca": "off"})
+    if kind == "var":
+        state = public.var(**{**arguments, "sca": "off"})
+    torch.save(public.trainer(var_wo_ddp=state), "public.pth")
+    opt["path"]["pretrain_network_g"] = "public.pth"
+    parsed, _ = parse_options(str(Path.cwd()), True, ["-opt", write(opt)])
+    model = build_model(parsed)
+    ema = model.net_g_ema.state_dict()
+    for name, value in model.net_g.state_dict().items():
+        assert torch.equal(value, ema[name])  # what starts fresh, too
+        if name.startswith(public.GIVEN_BY_VAR if kind == "var" else "") and "mask_generator" not in name:
+            assert torch.equal(value, state[name])
+    assert main(["train", "-opt", write(opt)]) == 0
+    log = log_text("alignvar")
+    assert "AlignVAR takes what it shares with public.pth:" in log and re.search(r"fresh +mask_generator", log)
+    assert bool(re.search(r"fresh +con_embedding", log)) is (kind == "var") and re.search(r"taken +blocks", log)
 
 
 def test_lambda_zero_logs_hcc_and_trains_without_it(transformer_options):
