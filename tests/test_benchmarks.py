@@ -1,5 +1,6 @@
 """The benchmarks still fit the code they measure: each parses its arguments, and their parts work on a tiny case."""
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -70,3 +71,11 @@ def test_quality_compares_methods(run, files, monkeypatch, shared):
     result = json.loads(Path(files["json"]).read_text())["two"]
     assert set(result) == {"bicubic", "tokenizer", "alignvar"}
     assert result["bicubic"]["psnr"] > result["alignvar"]["psnr"] and torch.tensor(result["bicubic"]["lpips"]) > 0
+
+
+def test_weights_takes_its_steps(run, tmp_path, capsys):
+    source, output = str(tmp_path / "a.pth"), str(tmp_path / "a.safetensors")
+    for step in (["make", source, "1"], ["convert", source, output, "--half"], ["load", source], ["open", output]):
+        run("weights.py", "--step", *step)
+    said = capsys.readouterr().out
+    assert len(re.findall(r"PEAK [\d.]+ [\d.]+ [\d.]+", said)) == 4 and "1025 prefix positions" in said
