@@ -32,6 +32,8 @@ setup(
         "safetensors>=0.4",
         "scipy>=1.15",
         "scikit-image>=0.21",
+        # writes TIFFs of 16 bits with a colour profile; scikit-image brings it
+        "tifffile>=2022.8.12",
         "tqdm>=4.60",
         # BasicSR imports distutils, which Python 3.12 no longer has and setuptools stands in for
         "setuptools>=65; python_version>='3.12'",

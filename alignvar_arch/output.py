@@ -1,4 +1,4 @@
-"""Folders of results that are whole or not there."""
+"""Results that are whole or not there: folders and files."""
 
 import contextlib
 import errno
@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from alignvar_arch.errors import UserError
 
@@ -65,6 +66,36 @@ def new_folder(path: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         _remove_empty(made)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Gives an empty file, open beside `path`, that becomes `path` if the block ends well and vanishes if it does not.
+
+    Folders on the way are made. What is there already stays until it is replaced as a whole.
+
+    Raises:
+        UserError: it cannot be written; before the block, if the folder is not writable.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        start = path.name.encode(errors="ignore")[:64].decode(errors="ignore")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{start}.")
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(handle)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        if error.errno not in (*_DISK, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
+            raise
+        raise UserError(f"cannot write {path}: {error.strerror}.") from error
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)
 
 
 def _remove_empty(folders: list[Path]) -> None:
