@@ -1,6 +1,5 @@
 """What stands in a comparison: bicubic, a network from an options file, or a folder of pictures made elsewhere."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from basicsr.utils.matlab_functions import imresize
 from alignvar_arch.compare.material import Item
 from alignvar_arch.data.evaluation_dataset import read_image
 from alignvar_arch.errors import UserError
+from alignvar_arch.hashing import sha256
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _NOT_SETTINGS = ("metrics", "save_img", "suffix", "pbar")
@@ -96,7 +96,7 @@ class Network:
             settings["reads GT"] = True
         return _entry(
             self.name, "options", source=self.file, model_type=self.opt["model_type"], settings=settings,
-            weights={key.removeprefix("pretrain_network_"): {"path": Path(path).name, "sha256": _sha256(path)}
+            weights={key.removeprefix("pretrain_network_"): {"path": Path(path).name, "sha256": sha256(path)[:16]}
                      for key, path in self.opt["path"].items() if key.startswith("pretrain_network_") and path},
             parameters={key: sum(map(torch.numel, value.parameters())) for key, value in networks.items()},
         )  # fmt: skip
@@ -180,9 +180,3 @@ def _entry(name: str, kind: str, **more) -> dict:
             "parameters": None, "cost": None, "failed": [], **more}
 
 
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]

@@ -7,7 +7,6 @@ It also holds their digest: LMDB itself checks nothing, and a damaged page can e
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ import cv2
 import lmdb
 
 from alignvar_arch.errors import UserError
+from alignvar_arch.hashing import remembered_sha256
 
 MANIFEST = "photos.json"
 PNG_LEVEL = 1  # BasicSR's own: decoding costs the same at every level, writing does not
@@ -160,23 +160,8 @@ def check_lmdb(path, manifest):
 
 def _digest(folder):
     """SHA-256 over the records and their list."""
-    digests = file_sha256(folder / "data.mdb") + file_sha256(folder / "meta_info.txt")
+    digests = remembered_sha256(folder / "data.mdb") + remembered_sha256(folder / "meta_info.txt")
     return hashlib.sha256(digests.encode()).hexdigest()
-
-
-def file_sha256(path):
-    """SHA-256 of a file, computed again only when its size or its time of change is another one."""
-    status = path.stat()
-    return _file_sha256(path.absolute(), status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _file_sha256(path, _size, _mtime_ns):
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _difference(found, wanted):

@@ -15,8 +15,9 @@ import numpy as np
 from basicsr.utils.matlab_functions import imresize
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from alignvar_arch.data.lmdb_store import file_sha256
+from alignvar_arch.data.store.imaging import starts
 from alignvar_arch.errors import UserError
+from alignvar_arch.hashing import remembered_sha256
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -47,7 +48,7 @@ class Photo(NamedTuple):
     def describe(self):
         """What identifies the picture's content, for the manifest."""
         try:
-            entry = {"name": self.name, "sha256": file_sha256(self.path)}
+            entry = {"name": self.name, "sha256": remembered_sha256(self.path)}
         except OSError as error:
             raise _unreadable(self.path, error) from error
         return entry if self.box is None else {**entry, "box": list(self.box)}
@@ -160,8 +161,8 @@ def cut_pairs(photo, scale, size, step):
     if size is None:
         yield lq, gt
         return
-    for top in _starts(height, size, step):
-        for left in _starts(width, size, step):
+    for top in starts(height, size, step):
+        for left in starts(width, size, step):
             y, x, side = top // scale, left // scale, size // scale
             yield lq[y:y + side, x:x + side], gt[top:top + size, left:left + size]
 
@@ -185,12 +186,6 @@ def ascii_key(index, photo):
     stem = photo.name.rsplit(".", 1)[0]
     ascii_stem = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
     return f'{index:04d}_{re.sub("[^A-Za-z0-9]+", "_", ascii_stem).strip("_")[:64]}'.rstrip("_")
-
-
-def _starts(length, size, step):
-    """Where sub-images begin along one side: every `step`, and the last one flush with the end."""
-    starts = list(range(0, length - size + 1, step))
-    return starts if starts[-1] == length - size else [*starts, length - size]
 
 
 def _scikit_image_data():

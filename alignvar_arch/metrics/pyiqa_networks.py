@@ -20,6 +20,7 @@ import torch
 import torchvision.models
 
 from alignvar_arch.errors import UserError
+from alignvar_arch.hashing import remembered_sha256
 
 DEVICES = ("cpu", "cuda")
 
@@ -59,14 +60,14 @@ class Network:
             places = " and ".join(f"{path.name} into {path.parent}" for path in absent)
             return (f"pyiqa's {self.name} has no weights here: put {places}; on a machine with a network "
                     f"pyiqa.create_metric({self.name!r}) brings them there.")
-        if self.sha256 and _hash(*_stamp(files[0])) != self.sha256():
+        if self.sha256 and remembered_sha256(files[0]) != self.sha256():
             return f"{files[0]} is damaged or another file, by the SHA-256 that pyiqa names: get it again."
         return None
 
     def version(self):
         """pyiqa's version, the network's name, and a hash of what its weight files hold; raises UserError as build."""
         self._check("cpu")
-        hashes = "".join(_hash(*_stamp(path)) for path in self.files())
+        hashes = "".join(remembered_sha256(path) for path in self.files())
         weights = hashlib.sha256(hashes.encode()).hexdigest()[:12]
         return f"pyiqa {_module('version').__version__}, {self.name}, weights {weights}"
 
@@ -181,13 +182,3 @@ def _build(name, device, stamps):
 def _stamp(path):
     stat = path.stat()
     return str(path), stat.st_size, stat.st_mtime_ns
-
-
-@functools.lru_cache(maxsize=64)
-def _hash(path, size, time):
-    """SHA-256 of a file, read again only when size or time of change say so."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -19,6 +19,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from alignvar_arch.hashing import sha256
+
 FORMAT = 1  # raise it when a store written before would be read wrongly
 META_INFO, RECORDS, INDEX, DATA = "meta_info.txt", "records.jsonl", "index.json", "data.mdb"
 _LEVEL = 1  # meta_info.txt's last column, PNG's level in BasicSR; nothing reads it
@@ -88,7 +90,7 @@ def write_index(folder: Path, fields: dict) -> None:
         folder: the store, whose records.jsonl and meta_info.txt are whole.
         fields: JSON-able; what it says beside format and digests.
     """
-    fields = {"format": FORMAT, **fields, "sha256_of": {name: file_digest(folder / name)
+    fields = {"format": FORMAT, **fields, "sha256_of": {name: sha256(folder / name)
                                                         for name in (RECORDS, META_INFO)}}  # fmt: skip
     fields["sha256"] = _own_digest(fields)
     temporary = folder / f"{INDEX}.part"
@@ -124,15 +126,6 @@ def read_index(folder: Path) -> dict | None:
     if fields["format"] != FORMAT:
         raise ValueError(f"{INDEX} has format {fields['format']}, this version reads {FORMAT}")
     return fields
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file of any size."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
 
 
 def _own_digest(fields: dict) -> str:

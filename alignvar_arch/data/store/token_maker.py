@@ -16,6 +16,7 @@ from alignvar_arch.data.store.reader import Store
 from alignvar_arch.data.store.tokens import ROLE, describe, identity, pack
 from alignvar_arch.data.store.writer import StoreWriter
 from alignvar_arch.errors import UserError
+from alignvar_arch.hashing import sha256
 from alignvar_arch.version import __version__
 
 _COMMIT = 64  # crops: what a kill costs at most, about
@@ -48,7 +49,7 @@ def create(gt: Store, lq: Store | None, tokenizer_path: str, output: Path, *, ba
     if lq is None and tokenizer.target == "residual":
         lq = _beside(gt)
     file = checkpoints.resolve(tokenizer_path)
-    made_by = {"file": Path(file).name, "sha256": index.file_digest(Path(file)), **describe(tokenizer)}
+    made_by = {"file": Path(file).name, "sha256": sha256(file), **describe(tokenizer)}
     _check_crops(gt, lq, tokenizer, checkpoints.read(tokenizer_path)[1].get("scale"))
     plan = {"format": index.FORMAT, "store": output.name, "tokenizer": made_by, "gt": identity(gt),
             "lq": identity(lq) if lq else None}  # fmt: skip

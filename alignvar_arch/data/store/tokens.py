@@ -16,6 +16,7 @@ from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 from alignvar_arch.data.store import index
 from alignvar_arch.data.store.reader import Store
 from alignvar_arch.errors import UserError
+from alignvar_arch.hashing import sha256
 
 ROLE = "tokens"
 _ONE_ROW = 1 << 16
@@ -92,7 +93,7 @@ def identity(store: Store) -> str:
     """Names a store's content: the digest of its index, which holds every record's, or of its data."""
     if store.index is not None:
         return store.index["sha256_of"][index.RECORDS]
-    return index.file_digest(store.path / index.DATA)
+    return sha256(store.path / index.DATA)
 
 
 def pack(tokens: torch.Tensor, codebook_size: int) -> np.ndarray:

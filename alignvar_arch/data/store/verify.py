@@ -16,6 +16,7 @@ from alignvar_arch.compat import lmdb_backend
 from alignvar_arch.data.store import codecs, index, pages
 from alignvar_arch.data.store.parallel import ahead, pool
 from alignvar_arch.errors import UserError
+from alignvar_arch.hashing import sha256
 
 
 class Problem(NamedTuple):
@@ -142,7 +143,7 @@ class Subject:
             if not path.exists():
                 if name != index.META_INFO:
                     self.say(f"{name} is missing")
-            elif index.file_digest(path) != written:
+            elif sha256(path) != written:
                 self.say(f"{name} is not as it was written")
 
 
