@@ -51,12 +51,12 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
         return 0
     phi_on_last = None if args.phi_on_last is None else args.phi_on_last == "yes"
     parts, metadata, assumed = _sort(found, args.scales, phi_on_last)
+    write_safetensors(args.output, parts.taken, metadata, args.half)
     print("\n".join([f"{args.checkpoint} holds {found.label} ({found.key}):", *table(found, parts)]))
     for place in found.beside:
         print(f"  left   {place}, a state dict beside it; --param_key {place} takes that one")
     for sentence in assumed:
         print(f"  assumed {sentence}")
-    write_safetensors(args.output, parts.taken, metadata, args.half)
     size = os.path.getsize(args.output) / 2**20
     print(f"{args.output}: {len(parts.taken)} tensors of {args.checkpoint} ({found.key}), {size:.1f} MiB")
     return 0
