@@ -66,7 +66,7 @@ def test_verify_and_repair(images, capsys, tmp_path):
     assert code == 1 and "dropped b/x" in text
     assert basicsr(capsys, "verify", "x.lmdb")[0] == 0 and Store("x_lq_x2.lmdb").keys == ["%C3%A9%2E1", "a/x"]
     os.rename("x.lmdb", ".x.lmdb.part")  # as a kill between the two names of a repair leaves it
-    (tmp_path / ".x.lmdb.part" / writer.PLAN).write_text("{}")
+    (tmp_path / ".x.lmdb.part" / writer.PLAN).write_text(json.dumps({"repair of": "x.lmdb"}))
     assert basicsr(capsys, "verify", "x.lmdb", "--repair")[0] == 0
 
 
@@ -82,6 +82,16 @@ def test_merge(images, capsys):
         assert len(merged) == 6 and all(merged.read(f"x/{key}") == first.read(key) for key in first.keys)
 
 
+def test_an_empty_lmdb_has_no_statistics_and_goes_nowhere_below_a_file(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = writer.StoreWriter(tmp_path / "x.lmdb", {})
+    store.finish({})
+    store.publish()
+    assert basicsr(capsys, "stats", "x.lmdb") == (2, "basicsr: x.lmdb holds no images, so there is nothing to count.\n")
+    code, text = basicsr(capsys, "extract", "x.lmdb", "-o", "x.lmdb/data.mdb/out")
+    assert code == 2 and "cannot be written (Not a directory)" in text
+
+
 def test_keys_that_would_leave_the_folder_are_not_extracted(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store = writer.StoreWriter(tmp_path / "x.lmdb", {})
@@ -93,6 +103,20 @@ def test_keys_that_would_leave_the_folder_are_not_extracted(capsys, tmp_path, mo
     code, text = basicsr(capsys, "extract", "x.lmdb", "-o", "out")
     assert code == 1 and text.count("would leave the folder") == 3 and text.count("another key") == 1
     assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["fine.png"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_interrupted_extract_leaves_nothing(images, capsys, monkeypatch, there):
+    basicsr(capsys, "create", "in", "-o", "x.lmdb")
+    if there:
+        os.mkdir("out")
+    before, imencode = sorted(os.listdir()), cv2.imencode
+    with monkeypatch.context() as patch:
+        patch.setattr(cv2, "imencode", lambda *arguments: os.kill(os.getpid(), signal.SIGINT) or imencode(*arguments))
+        assert basicsr(capsys, "extract", "x.lmdb", "-o", "out")[0] == 130
+    assert sorted(os.listdir()) == before and not (there and os.listdir("out"))
+    assert basicsr(capsys, "extract", "x.lmdb", "-o", "out") == (0, "out: 3 of 3 records\n")
+    assert not [name for name in os.listdir() if name.startswith(".")] and len(os.listdir("out")) == 3
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -129,6 +153,8 @@ def test_interrupted_create_says_how_it_goes_on(images, capsys, monkeypatch, tmp
     (["info", "in"], "not an LMDB folder"),
     (["merge", "x.lmdb", "-o", "y.lmdb"], "not an LMDB folder"),
     (["creat", "in"], "create"),
+    (["create", "in", "-o", f"{'l' * 250}.lmdb"], "name too long"),
+    (["create", "", "-o", "x.lmdb"], "empty name"),
 ])  # fmt: skip
 def test_mistakes_are_one_sentence(images, capsys, tmp_path, arguments, words):
     before = sorted(tmp_path.rglob("*"))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from multiprocessing import Process, get_context
 from operator import methodcaller
 from pathlib import Path
@@ -246,6 +247,14 @@ def test_unusable_images_are_named_and_the_rest_go_on(tmp_path):
     assert not list(tmp_path.glob("*y.lmdb*"))
 
 
+def test_links_that_lead_nowhere_are_named_and_the_rest_go_on(tmp_path):
+    fill(tmp_path / "in", ["a.png"])
+    for name in ("b.png", "c.png"):
+        (tmp_path / "in" / name).symlink_to("c.png")
+    made = make(tmp_path / "in", tmp_path / "x.lmdb")
+    assert made.records == 1 and [Path(file).name for file, _ in made.failed] == ["b.png", "c.png"]
+
+
 def in_a_fork(work) -> Process:
     """Starts a process that has everything imported: what a new one costs is seconds."""
     process = get_context("fork").Process(target=work)
@@ -299,6 +308,85 @@ def test_kill_between_the_two_names(tmp_path, monkeypatch, published):
     monkeypatch.undo()
     assert make(tmp_path / "in", tmp_path / "x.lmdb", scale=2).records == 1
     assert not problems(tmp_path / "x.lmdb")
+
+
+@pytest.mark.parametrize("published", [0, 1])
+def test_merge_killed_between_the_two_names(tmp_path, monkeypatch, published):
+    fill(tmp_path / "in", ["a.png"])
+    make(tmp_path / "in", tmp_path / "x.lmdb", scale=2)
+    with monkeypatch.context() as patch:
+        stop_at(patch, published)
+        with pytest.raises(KeyboardInterrupt):
+            copying.merge([tmp_path / "x.lmdb"], tmp_path / "y.lmdb")
+    assert copying.merge([tmp_path / "x.lmdb"], tmp_path / "y.lmdb")[0] == (tmp_path / "y.lmdb", 1)
+    assert not problems(tmp_path / "y.lmdb") and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("renamed", range(1, 4))
+@pytest.mark.parametrize("given", ["x.lmdb", "x_lq_x2.lmdb"])
+def test_repair_killed_between_its_names_is_ended(tmp_path, monkeypatch, renamed, given):
+    fill(tmp_path / "in", ["a.png", "b.png"])
+    make(tmp_path / "in", tmp_path / "x.lmdb", scale=2)
+    flip(tmp_path / "x.lmdb" / index.DATA, position_of(tmp_path / "x.lmdb", "a") + 100)
+    with monkeypatch.context() as patch:
+        stop_at(patch, renamed)
+        with pytest.raises(KeyboardInterrupt):
+            copying.repair(verify(tmp_path / "x.lmdb", bar=False))
+    copying.finish_repair(tmp_path / given)
+    assert sorted(path.name for path in tmp_path.glob("*x*.lmdb")) == [
+        "x.broken.lmdb", "x.lmdb", "x_lq_x2.broken.lmdb", "x_lq_x2.lmdb"]  # fmt: skip
+    assert not problems(tmp_path / given) and Store(tmp_path / given).keys == ["b"] and not list(tmp_path.glob(".*"))
+
+
+def stop_at(patch, count):
+    """Lets `count` folders be renamed; the next one is a kill."""
+    rename, done = os.rename, []
+
+    def stop(old, new):
+        if os.path.isdir(old):
+            if len(done) == count:
+                raise KeyboardInterrupt
+            done.append(old)
+        rename(old, new)
+
+    patch.setattr(os, "rename", stop)
+
+
+def test_resuming_takes_back_that_a_store_is_whole(tmp_path):
+    """A repair that was done but for the names, begun again and killed, must not look done."""
+    path = tmp_path / "x.lmdb"
+    for _ in range(2):
+        with closing(writer.StoreWriter(path, {"repair of": "x.lmdb"})) as store:
+            assert not writer.is_finished(path)
+            store.finish({})
+    assert writer.is_finished(path)
+
+
+def test_one_store_named_twice_is_not_merged_with_itself(tmp_path):
+    fill(tmp_path / "in", ["a.png"])
+    make(tmp_path / "in", tmp_path / "x.lmdb")
+    for prefix in (False, True):
+        with pytest.raises(UserError, match="both hold the key a.*name it once"):
+            copying.merge([tmp_path / "x.lmdb"] * 2, tmp_path / "y.lmdb", prefix)
+    assert not (tmp_path / "y.lmdb").exists()
+
+
+@pytest.mark.parametrize("line", [b'{"kez":1}\n', b"{\xff}\n"])
+def test_merging_tells_a_damaged_list(tmp_path, line):
+    fill(tmp_path / "in", ["a.png"])
+    make(tmp_path / "in", tmp_path / "x.lmdb")
+    (tmp_path / "x.lmdb" / index.RECORDS).write_bytes(line)
+    with pytest.raises(UserError, match="x.lmdb: line 1 of records.jsonl is damaged; see"):
+        copying.merge([tmp_path / "x.lmdb"], tmp_path / "y.lmdb")
+
+
+def test_keys_of_others_that_are_not_ascii_are_kept(tmp_path):
+    record = codecs.encode(picture((8, 8, 3)), "png")
+    with lmdb.open(str(tmp_path / "x.lmdb"), map_size=1 << 20) as environment, environment.begin(write=True) as put:
+        put.put("é".encode(), record)
+    (tmp_path / "x.lmdb" / index.META_INFO).write_text("é.png (8,8,3) 1\n", encoding="utf-8")
+    copying.merge([tmp_path / "x.lmdb"], tmp_path / "y.lmdb")
+    assert Store(tmp_path / "y.lmdb").read("é") == record and not problems(tmp_path / "y.lmdb")
 
 
 def test_records_of_an_uncommitted_source_are_forgotten(tmp_path):

@@ -17,9 +17,10 @@ def verify(argv: list[str]) -> int:
     """
     args = _parser().parse_args(argv)
     path = resolved(args.path)
+    pair = resolved(args.pair) if args.pair else None
     if args.repair:
-        copying.finish_repair(path)
-    subjects = examination.verify(path, resolved(args.pair) if args.pair else None, workers=args.workers)
+        copying.finish_repair(path, pair)
+    subjects = examination.verify(path, pair, workers=args.workers)
     for subject in subjects:
         _print(subject)
     if not any(subject.problems for subject in subjects):

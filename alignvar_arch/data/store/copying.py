@@ -16,6 +16,7 @@ from alignvar_arch.version import __version__
 
 _UNKNOWN = {"version": __version__, "command": "", "made_from": [], "codec": None, "scale": None, "role": None,
             "gt": None, "lq": None, "failed": []}  # fmt: skip
+_REPAIR = "repair of"  # in a plan
 
 
 def repair(subjects: list[Subject]) -> list[Path]:
@@ -38,7 +39,7 @@ def repair(subjects: list[Subject]) -> list[Path]:
             raise UserError(f"{subject.path} cannot be repaired ({subject.problems[-1].text}).")
     bad = set().union(*(subject.broken() for subject in subjects))
     wanted = [subject for subject in subjects if bad or subject.problems]
-    old = [subject.path.with_name(f"{subject.path.stem}.broken.lmdb") for subject in wanted]
+    old = [_broken(subject.path) for subject in wanted]
     for path in filter(os.path.lexists, old):
         raise UserError(f"{path} is there from an earlier repair; remove it first.")
     pair = dict(zip(("gt", "lq"), (subject.path.name for subject in subjects), strict=False)) if subjects[1:] else {}
@@ -47,21 +48,50 @@ def repair(subjects: list[Subject]) -> list[Path]:
         fields = {**_UNKNOWN, **role, **(subject.fields or {})}
         records = (found for entry in subject.entries() if entry.key not in bad
                    for found in [_copied(subject.path, entry.key, entry.record)])  # fmt: skip
-        with contextlib.closing(_filled(subject.path, {"repair of": subject.path.name}, records, 0)) as store:
+        with contextlib.closing(_filled(subject.path, {_REPAIR: subject.path.name}, records, 0)) as store:
             if not store.count:
                 writer.discard(subject.path)
                 raise UserError(f"{subject.path}: no whole record is left; make it again.")
             store.finish(fields)
     for subject, path in zip(wanted, old, strict=True):
         os.rename(subject.path, path)
+    for subject in wanted[::-1]:
         writer.publish(subject.path)
     return old
 
 
-def finish_repair(path: Path) -> None:
-    """Gives a repaired store its name where a kill has come between the old one's renaming and this."""
-    if not path.exists() and writer.is_finished(path):
-        writer.publish(path)
+def finish_repair(path: Path, pair: Path | None = None) -> None:
+    """Ends a repair that a kill has left between the renaming of the first old store and that of the last new one.
+
+    Args:
+        path: a store.
+        pair: the other of its pair; None means the one that an index names.
+    """
+    pair = pair or _named_partner(path)
+    new = [store for store in (path, pair) if store is not None and _REPAIR in (writer.read_plan(store) or {})
+           and writer.is_finished(store)]  # fmt: skip
+    if all(store.exists() for store in new):  # none was renamed
+        return
+    for store in filter(Path.exists, new):
+        os.rename(store, _broken(store))
+    for store in new:
+        writer.publish(store)
+
+
+def _broken(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.broken.lmdb")
+
+
+def _named_partner(path: Path) -> Path | None:
+    for folder in (writer.part_of(path), path):
+        try:
+            fields = index.read_index(folder) or {}
+        except (OSError, ValueError):
+            continue
+        name = fields.get("gt" if fields.get("role") == "lq" else "lq")
+        if name:
+            return path.parent / name
+    return None
 
 
 def merge(paths: list[Path], output: Path, prefix: bool = False, command: str = "") -> list[tuple[Path, int]]:
@@ -91,14 +121,18 @@ def merge(paths: list[Path], output: Path, prefix: bool = False, command: str = 
     jobs = [(output, stores, "gt" if scales else None)]
     if scales:
         jobs.insert(0, (maker.lq_path(output, *scales), lq, "lq"))
-    for path, _, _ in jobs:
+    outputs = [path for path, _, _ in jobs]
+    plans = [{"merge of": [str(part.path.absolute()) for part in parts], "prefixes": prefixes,
+              "sources": [part.path.joinpath(index.DATA).stat().st_mtime_ns for part in parts]}
+             for _, parts, _ in jobs]  # fmt: skip
+    if writer.was_finished(outputs, plans):
+        return [(path, index.read_index(path)["records"]) for path in outputs[::-1]]
+    for path in outputs:
         writer.check_free(path)
     with ExitStack() as stack:
         writers = []
-        for path, parts, role in jobs:
+        for (path, parts, role), plan in zip(jobs, plans, strict=True):
             _check_keys(parts, prefixes)
-            plan = {"merge of": [str(part.path.absolute()) for part in parts], "prefixes": prefixes,
-                    "sources": [part.path.joinpath(index.DATA).stat().st_mtime_ns for part in parts]}  # fmt: skip
             store = stack.enter_context(contextlib.closing(_filled(path, plan, _joined(parts, prefixes), None)))
             fields = {**_UNKNOWN, "command": command, "made_from": [str(part.path) for part in parts], "role": role,
                       "codec": _common(parts, "codec"), "lossless": _common(parts, "lossless"),
@@ -164,10 +198,10 @@ def _check_keys(stores: list[Store], prefixes: list[str]) -> None:
     seen: dict[str, Path] = {}
     for store, prefix in zip(stores, prefixes, strict=True):
         for key in store.keys:
-            other = seen.setdefault(prefix + key, store.path)
-            if other != store.path:
-                raise UserError(f"{other} and {store.path} both hold the key {key}; give --prefix to begin every key "
-                                "with its store's name, or rename a store.")  # fmt: skip
+            if prefix + key in seen:
+                raise UserError(f"{seen[prefix + key]} and {store.path} both hold the key {key}; give --prefix to "
+                                "begin every key with its store's name, rename a store, or name it once.")  # fmt: skip
+            seen[prefix + key] = store.path
 
 
 def _lq_of(store: Store) -> Store | None:

@@ -133,7 +133,7 @@ def create(sources: list[Source], recipe: Recipe, output: Path, *, made_from: It
     print_of_sources = _fingerprint(sources)
     plans = [{"format": index.FORMAT, "store": path.name, "sources": print_of_sources, **asdict(recipe)}
              for path in paths]  # fmt: skip
-    if not _was_finished(paths, plans):
+    if not writer.was_finished(paths, plans):
         for path in paths:
             writer.check_free(path)
         fields = {"version": __version__, "command": command, "made_from": list(made_from), **asdict(recipe),
@@ -253,17 +253,6 @@ def _publish(writers, recipe, failed, fields):
     (writers[-1].part / _FAILURES).unlink()  # index.json has them now
     for store in writers:
         store.publish()
-
-
-def _was_finished(paths, plans) -> bool:
-    """Whether an interrupted run had only to give names; gives those that are missing."""
-    if not writer.is_finished(paths[-1]) or writer.read_plan(paths[-1]) != plans[-1]:
-        return False
-    for path in paths:
-        if writer.is_finished(path):
-            writer.check_free(path)
-            writer.publish(path)
-    return True
 
 
 def _fingerprint(sources) -> str:

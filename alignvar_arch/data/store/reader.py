@@ -89,11 +89,11 @@ class Store:
         """Yields the index's records in the order in which they were written; nothing where there is no index.
 
         Raises:
-            ValueError: a line is damaged; the text says which.
+            UserError: the list cannot be read, or a line is damaged; the text says which.
         """
         if self.index is None:
             return
-        with (self.path / index.RECORDS).open(encoding="ascii") as file:
+        with self._lists(), (self.path / index.RECORDS).open(encoding="ascii", errors="replace") as file:
             for number, line in enumerate(file, 1):
                 try:
                     yield index.Record.from_line(line)

@@ -45,9 +45,11 @@ def find(places: list[str], naming: str = "relative") -> list[Source]:
         for path in _images(root) if root.is_dir() else [root]:
             source, count = Source(keys.from_path(os.path.relpath(path, start)), path), count + 1
             other = found.setdefault(source.key, source)
-            if not other.path.samefile(path):
-                raise UserError(f"{other.path} and {path} would both have the key {source.key}; rename one, or give "
-                                "--keys common to begin keys with the names of their folders.")  # fmt: skip
+            if other.path != path and not _is_same(other.path, path):
+                advice = ("name those that you want by a glob" if other.path.parent == path.parent else
+                          "give --keys common to begin keys with the names of their folders")  # fmt: skip
+                raise UserError(f"{other.path} and {path} would both have the key {source.key}; rename one, or "
+                                f"{advice}.")  # fmt: skip
         if not count:
             raise UserError(f"{root} holds no images ({', '.join(sorted(SUFFIXES))}).")
     return sorted(found.values(), key=lambda source: source.key)
@@ -67,7 +69,16 @@ def with_lq(sources: list[Source], places: list[str], naming: str = "relative") 
     return [source._replace(lq_path=lq[source.key]) for source in sources]
 
 
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # a link that leads nowhere; reading it will tell
+        return False
+
+
 def _expanded(place: str) -> list[Path]:
+    if not place:
+        raise UserError("one of the sources is an empty name; name folders, images or a glob.")
     path = Path(os.path.expanduser(place))
     if path.exists():
         return [path]

@@ -1,6 +1,7 @@
 """What is in a store, and its records as files again."""
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -75,7 +76,7 @@ def stats(store: Store, workers: int | None = None, bar: bool = True) -> Stats:
     Grey images count as three equal channels, alpha is left out.
 
     Raises:
-        UserError: a record is damaged.
+        UserError: a record is damaged, or there is none.
     """
     count, pixels, sizes = 0, 0, Counter()
     first, second = np.zeros(3), np.zeros(3)  # sums of x and of x²
@@ -86,6 +87,8 @@ def stats(store: Store, workers: int | None = None, bar: bool = True) -> Stats:
         second += number * (std**2 + mean**2)
         count, pixels = count + 1, pixels + number
         sizes[size] += 1
+    if not count:
+        raise UserError(f"{store.path} holds no images, so there is nothing to count.")
     mean = first / pixels
     std = np.sqrt(np.maximum(second / pixels - mean**2, 0))
     return Stats(count, mean.tolist(), std.tolist(), sizes)
@@ -97,7 +100,7 @@ def extract(store: Store, folder: Path, suffix: str = ".png", workers: int | Non
 
     Args:
         store: the store.
-        folder: a new or empty folder.
+        folder: a new or empty folder, which gets the files when all are written.
         suffix: of the files, which tells the format; all but .jpg are lossless.
         workers: threads; None means one a core.
         bar: whether to show a bar on a terminal.
@@ -108,16 +111,35 @@ def extract(store: Store, folder: Path, suffix: str = ".png", workers: int | Non
     Raises:
         UserError: the folder holds something, or the disk is full.
     """
-    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"-o: {folder} is not empty; choose a new folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    part = folder.resolve().with_name(f".{folder.resolve().name}.{os.getpid()}.part")
+    try:
+        if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"-o: {folder} is not empty; choose a new folder.")
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"-o: {folder} cannot be written ({error.strerror}); choose another folder.") from error
     written, failed = 0, []
-    for key, reason in _each(store, partial(_extract, store, folder, suffix), workers, bar):
-        if reason:
-            failed.append((key, reason))
-        else:
-            written += 1
+    try:
+        for key, reason in _each(store, partial(_extract, store, part, suffix), workers, bar):
+            if reason:
+                failed.append((key, reason))
+            else:
+                written += 1
+        _take_over(part, folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     return written, failed
+
+
+def _take_over(part, folder):
+    """Gives a folder its name, or its content to one that is there, which may be somebody's current one."""
+    if not folder.is_dir():
+        os.rename(part, folder)
+        return
+    for path in part.iterdir():
+        os.rename(path, folder / path.name)
+    part.rmdir()
 
 
 def _each(store, task, workers, bar) -> Iterator:

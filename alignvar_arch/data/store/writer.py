@@ -66,7 +66,7 @@ class StoreWriter:
         """
         with self.writing():
             self._lines.write(record.to_line())
-        self._pending.append((record.key.encode("ascii"), content))
+        self._pending.append((record.key.encode(), content))  # not all that others made are ASCII
         self._pending_bytes += len(content)
         self.count += 1
 
@@ -101,7 +101,7 @@ class StoreWriter:
                     if number < count:
                         last, end = line, end + len(line)
                     elif line.endswith(b"\n"):  # what was cut short had not been committed
-                        transaction.delete(index.Record.from_line(line.decode("ascii")).key.encode("ascii"))
+                        transaction.delete(index.Record.from_line(line.decode("ascii")).key.encode())
             self._lines.truncate(end)
             self._lines.seek(end)
         self.count = count
@@ -117,7 +117,7 @@ class StoreWriter:
         with self.writing():
             total = 0
             with (self.part / index.RECORDS).open(encoding="ascii") as lines, \
-                    (self.part / index.META_INFO).open("w", encoding="ascii") as meta_info:  # fmt: skip
+                    (self.part / index.META_INFO).open("w", encoding="utf-8") as meta_info:  # fmt: skip
                 for line in lines:
                     record = index.Record.from_line(line)
                     total += record.bytes
@@ -154,9 +154,10 @@ class StoreWriter:
                             )  # fmt: skip
         self.resumed = found is not None
         if not self.resumed:
-            for name in (index.DATA, index.RECORDS, index.META_INFO, index.INDEX):
+            for name in (index.DATA, index.RECORDS, index.META_INFO):
                 (self.part / name).unlink(missing_ok=True)
             _write_plan(self.part, plan)
+        (self.part / index.INDEX).unlink(missing_ok=True)  # it says that the store is whole
         data = self.part / index.DATA
         if data.exists():
             lmdb_backend.check(str(self.part))
@@ -183,11 +184,17 @@ def part_of(path: Path) -> Path:
 
 
 def read_plan(path: Path) -> dict | None:
-    """The plan of the store's temporary folder; None where there is nothing to resume."""
+    """The plan of the store's temporary folder; None where there is nothing to resume.
+
+    Raises:
+        UserError: the disk does not let us look.
+    """
     try:
         return json.loads((part_of(path) / PLAN).read_text(encoding="ascii"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    except OSError as error:
+        raise UserError(f"-o: {path} cannot be written ({error.strerror}); choose another name or place.") from error
 
 
 def is_finished(path: Path) -> bool:
@@ -200,6 +207,17 @@ def publish(path: Path) -> None:
     os.rename(part_of(path), path)
     for name in (PLAN, LOCK):
         (path / name).unlink(missing_ok=True)
+
+
+def was_finished(paths: list[Path], plans: list[dict]) -> bool:
+    """Whether an interrupted run had only to give names, to the last path last; gives those that are missing."""
+    if not is_finished(paths[-1]) or read_plan(paths[-1]) != plans[-1]:
+        return False
+    for path in paths:
+        if is_finished(path):
+            check_free(path)
+            publish(path)
+    return True
 
 
 def discard(path: Path) -> None:
