@@ -122,6 +122,8 @@ class StoreWriter:
                     record = index.Record.from_line(line)
                     total += record.bytes
                     meta_info.write(record.meta_line())
+                meta_info.flush()
+                os.fsync(meta_info.fileno())  # a store with a name has its list, power cut or not
             index.write_index(self.part, {**fields, "records": self.count, "bytes": total})
 
     def publish(self) -> None:
