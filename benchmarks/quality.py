@@ -17,6 +17,8 @@ from basicsr.utils import imwrite, tensor2img
 from basicsr.utils.matlab_functions import imresize
 
 from alignvar_arch.archs.loading import load
+from alignvar_arch.inference.picture import picture as upscale
+from alignvar_arch.inference.picture import reconstruction
 
 METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 4, "test_y_channel": True},
            "ssim": {"type": "calculate_ssim", "crop_border": 4, "test_y_channel": True},
@@ -36,11 +38,11 @@ def main() -> None:
     args = parser.parse_args()
     tokenizer = load(args.tokenizer)
     methods = {"bicubic": lambda gt, lr: imresize(lr[0], common.SCALE)[None].clamp(0, 1),
-               "tokenizer": lambda gt, lr: common.reconstruct(tokenizer, gt, lr)}
+               "tokenizer": lambda gt, lr: reconstruction(tokenizer, gt, lr)}
     if args.model != "none":
         model = load(args.model)
         sampling = {"top_k": args.top_k, "top_p": args.top_p, "temperature": args.temperature}
-        methods["alignvar"] = lambda gt, lr: common.upscale(model, tokenizer, lr, **sampling)
+        methods["alignvar"] = lambda gt, lr: upscale(model, tokenizer, lr, **sampling)
     print(common.machine())
     result = {}
     for name, folder in (entry.split("=", 1) for entry in args.sets):

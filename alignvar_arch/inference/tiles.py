@@ -1,67 +1,149 @@
-"""Pictures of any size through networks of one size: overlapping tiles, blended."""
-from collections.abc import Callable
+"""Pictures of any size through networks of one size: overlapping tiles, what is made of them blended.
+
+Shapes: B pictures, h×w the LR's size, t a tile's side in LR pixels, n the side of a tile's map, C channels.
+"""
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import gcd
 
 import torch
 import torch.nn.functional as F
 
-
-def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Return where tiles begin along one side: as few as cover it, evenly spread, ``overlap`` or more in common."""
-    if length <= tile:
-        return [0]
-    count = -(-(length - overlap) // (tile - overlap))
-    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 
 
-def _window(size: int, like: torch.Tensor) -> torch.Tensor:
-    """Return blending weights (size, size), a pyramid that is highest in the middle and nowhere zero."""
-    ramp = torch.arange(1, size + 1, device=like.device, dtype=like.dtype)
-    ramp = torch.minimum(ramp, ramp.flip(0))
-    return ramp[:, None] * ramp
+@dataclass(frozen=True)
+class Tiling:
+    """How pictures are cut.
 
-
-def _pad(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Replicate the right and lower edges up to the given size."""
-    return F.pad(x, (0, max(width - x.shape[-1], 0), 0, max(height - x.shape[-2], 0)), mode="replicate")
-
-
-def tiled(function: Callable[..., torch.Tensor], lr: torch.Tensor, *others: torch.Tensor, scale: int, tile: int,
-          overlap: int, batch: int) -> torch.Tensor:
-    """Apply a network of fixed size to a picture of any size.
-
-    Args:
-        function: takes tiles (b, 3, tile, tile) of ``lr`` and (b, 3, tile·scale, tile·scale) of each of ``others``;
-            returns (b, 3, tile·scale, tile·scale).
-        lr: (B, 3, h, w).
-        others: pictures of ``scale`` times the LR's size, cut in the same places.
-        scale: output over input size.
-        tile: side of a tile in LR pixels.
-        overlap: least overlap of neighbouring tiles in LR pixels, below ``tile``.
+    Attributes:
+        tile: side of a tile, t LR pixels.
+        overlap: least overlap of neighbouring tiles in LR pixels, from 0 to below the tile.
+        step: tiles begin at multiples of it, LR pixels; pictures are padded to one. Divides the tile.
         batch: most tiles at once.
-
-    Returns:
-        (B, 3, h·scale, w·scale).
 
     Raises:
         ValueError: an overlap that leaves no step from tile to tile.
     """
-    if not 0 <= overlap < tile:
-        raise ValueError(f"the overlap must be from 0 to {tile - 1}, below the tile, not {overlap}")
-    height, width = lr.shape[-2:]
-    lr = _pad(lr, tile, tile)
-    others = [_pad(x, tile * scale, tile * scale) for x in others]
-    places = [(image, y, x) for image in range(len(lr)) for y in _starts(lr.shape[-2], tile, overlap)
-              for x in _starts(lr.shape[-1], tile, overlap)]
-    side = tile * scale
-    window = _window(side, lr)
-    total = lr.new_zeros(len(lr), 3, lr.shape[-2] * scale, lr.shape[-1] * scale)
-    weight = lr.new_zeros(len(lr), 1, *total.shape[-2:])
-    for first in range(0, len(places), batch):
-        some = places[first:first + batch]
-        cut = [torch.stack([x[i, :, y * s:(y + tile) * s, c * s:(c + tile) * s] for i, y, c in some])
-               for x, s in [(lr, 1), *((other, scale) for other in others)]]
-        for out, (i, y, c) in zip(function(*cut), some, strict=True):
-            area = (i, ..., slice(y * scale, y * scale + side), slice(c * scale, c * scale + side))
-            total[area] += out.to(total.dtype) * window
-            weight[area] += window
-    return (total / weight)[..., :height * scale, :width * scale]
+
+    tile: int
+    overlap: int
+    step: int = 1
+    batch: int = 8
+
+    def __post_init__(self):
+        if not 0 <= self.overlap < self.tile:
+            raise ValueError(f"the overlap must be from 0 to {self.tile - 1}, below the tile, not {self.overlap}")
+
+    @classmethod
+    def of(cls, tokenizer: AlignVARTokenizer, scale: int, overlap: int | None = None, batch: int = 8) -> "Tiling":
+        """Return the tiling for pictures of ``tokenizer``'s size, on its latent's grid; an overlap of t/4 by default.
+        """
+        tile = tokenizer.image_side // scale
+        step = tokenizer.factor // gcd(tokenizer.factor, scale)
+        return cls(tile, tile // 4 if overlap is None else overlap, step, batch)
+
+    def padded(self, length: int) -> int:
+        """Return the length that a side is padded to: a tile or more, and whole steps."""
+        return max(self.tile, -(-length // self.step) * self.step)
+
+    def starts(self, length: int) -> list[int]:
+        """Return where tiles begin along a side: as few as cover it, spread evenly."""
+        tile, room = self.tile // self.step, self.padded(length) // self.step
+        if room == tile:
+            return [0]
+        # An overlap that is no multiple of the step is rounded up, unless that would leave none.
+        overlap = min(-(-self.overlap // self.step), tile - 1)
+        count = -(-(room - overlap) // (tile - overlap))
+        return [round(i * (room - tile) / (count - 1)) * self.step for i in range(count)]
+
+    def places(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Return top and left of all tiles of a picture, row by row."""
+        return [(y, x) for y in self.starts(height) for x in self.starts(width)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tile was cut: which picture, which of its tiles, top and left in LR pixels."""
+
+    picture: int
+    index: int
+    top: int
+    left: int
+
+
+def pad(pictures: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Replicate the right and lower edges of (B, C, h, w) up to the given size."""
+    right, below = max(width - pictures.shape[-1], 0), max(height - pictures.shape[-2], 0)
+    return F.pad(pictures, (0, right, 0, below), mode="replicate")
+
+
+def cut(lr: torch.Tensor, *others: torch.Tensor, tiling: Tiling,
+        scale: int) -> Iterator[tuple[list[Place], list[torch.Tensor]]]:
+    """Yield batches of tiles.
+
+    Args:
+        lr: (B, 3, h, w), any size.
+        others: pictures of ``scale`` times the LR's size, cut in the same places.
+        tiling: how.
+        scale: the others' size over the LR's.
+
+    Yields:
+        Where the tiles come from, and the tiles (b, 3, t, t) of ``lr`` and (b, 3, t·scale, t·scale) of each other.
+    """
+    places = tiling.places(*lr.shape[-2:])
+    height, width = (tiling.padded(side) for side in lr.shape[-2:])
+    padded = [(pad(x, height * s, width * s), s) for x, s in [(lr, 1), *((other, scale) for other in others)]]
+    all_places = [Place(i, index, y, x) for i in range(len(lr)) for index, (y, x) in enumerate(places)]
+    for first in range(0, len(all_places), tiling.batch):
+        some = all_places[first:first + tiling.batch]
+        yield some, [torch.stack([x[p.picture, :, p.top * s:(p.top + tiling.tile) * s,
+                                    p.left * s:(p.left + tiling.tile) * s] for p in some]) for x, s in padded]
+
+
+def window(side: int, device: torch.device) -> torch.Tensor:
+    """Return Gaussian blending weights (side, side), highest in the middle, with σ a quarter of the side."""
+    place = (torch.arange(side, device=device) + 0.5) / side - 0.5
+    weight = torch.exp(-8 * place.square())
+    return weight[:, None] * weight
+
+
+def blended(function: Callable[..., torch.Tensor], lr: torch.Tensor, *others: torch.Tensor, tiling: Tiling,
+            scale: int) -> torch.Tensor:
+    """Run ``function`` on all tiles and blend what it makes.
+
+    Args:
+        function: takes the places of b tiles, the tiles (b, 3, t, t) of ``lr`` and those of each other; returns maps
+            (b, C, n, n), n so that ``tiling.step`` LR pixels are whole pixels of theirs.
+        lr, others, tiling, scale: as for ``cut``.
+
+    Returns:
+        (B, C, H, W), float32, which describes the picture padded as ``tiling`` says.
+    """
+    total = weight = None
+    for places, tiles in cut(lr, *others, tiling=tiling, scale=scale):
+        made = function(places, *tiles)
+        if total is None:
+            side = made.shape[-1]
+            weights = window(side, made.device)
+            shape = [tiling.padded(length) * side // tiling.tile for length in lr.shape[-2:]]
+            total = weights.new_zeros(len(lr), made.shape[1], *shape)
+            weight = weights.new_zeros(len(lr), 1, *shape)
+        for one, place in zip(made, places, strict=True):
+            top, left = place.top * side // tiling.tile, place.left * side // tiling.tile
+            area = (place.picture, ..., slice(top, top + side), slice(left, left + side))
+            total[area] += one * weights
+            weight[area] += weights
+    return total / weight
+
+
+def _starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Return where tiles begin along one side; for ``Upscaler``, until it calls ``picture``."""
+    return Tiling(tile, overlap).starts(length)
+
+
+def tiled(function: Callable[..., torch.Tensor], lr: torch.Tensor, *, scale: int, tile: int, overlap: int,
+          batch: int) -> torch.Tensor:
+    """Blend pictures instead of latents; for ``Upscaler``, until it calls ``picture``."""
+    made = blended(lambda places, tiles: function(tiles), lr, tiling=Tiling(tile, overlap, 1, batch), scale=scale)
+    return made[..., :lr.shape[-2] * scale, :lr.shape[-1] * scale]

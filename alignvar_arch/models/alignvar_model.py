@@ -12,6 +12,9 @@ from alignvar_arch.archs.tokenizer.codebook import codebook_hash
 from alignvar_arch.archs.tokenizer_arch import Encoded, bicubic
 from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
+from alignvar_arch.inference.colour import COLOURS
+from alignvar_arch.inference.picture import picture, seeds, structure
+from alignvar_arch.inference.tiles import Tiling, cut
 from alignvar_arch.losses import HCCLoss, TokenCrossEntropyLoss
 from alignvar_arch.metrics.tokens import scale_accuracy, scale_cross_entropy
 from alignvar_arch.models.base import (
@@ -32,7 +35,8 @@ class AlignVARModel(TokenModel):
     is replaced by its own degraded picture under the bad label, for guidance; default 0), ``grad_clip`` (largest
     gradient norm, default none). From ``val``: ``guidance`` (default 0), ``top_k`` (default 1, greedy), ``top_p``,
     ``temperature``, ``sample_seed`` (default 0), ``token_metrics`` (default true: cross-entropy and accuracy per scale
-    where GT is there), ``tile_overlap``, ``tile_batch``.
+    where GT is there), ``colour`` (``off``, ``wavelet`` or ``adain``: colours taken from the LR; default off),
+    ``tile_overlap``, ``tile_batch``, ``decode_tile``.
     """
 
     def __init__(self, opt):
@@ -60,6 +64,9 @@ class AlignVARModel(TokenModel):
         check_range(opt, "val.temperature", 1e-6)
         check_range(opt, "val.sample_seed", 0, whole=True)
         check_range(opt, "val.guidance", 0)
+        colour = (opt.get("val") or {}).get("colour") or "off"  # YAML reads a bare `off` as False
+        if colour not in COLOURS:
+            raise UserError(f"val.colour: is {colour!r}, but must be one of {', '.join(COLOURS)}.")
         if (opt.get("val") or {}).get("guidance"):
             _check_guidance(opt)
 
@@ -121,31 +128,24 @@ class AlignVARModel(TokenModel):
         self.log_dict = self.reduce_loss_dict(losses)
 
     def make_picture(self, net):
-        tokenizer, val = self.tokenizer, self.opt.get("val") or {}
+        val = self.opt.get("val") or {}
         seed = val.get("sample_seed", 0)
-        draw, noise = torch.Generator(self.device).manual_seed(seed), torch.Generator().manual_seed(seed)
+        if hasattr(self, "gt") and val.get("token_metrics", True):
+            self._add_token_metrics(net, seed)
+        return picture(net, self.tokenizer, self.lq, guidance=val.get("guidance", 0.0), top_k=val.get("top_k", 1),
+                       top_p=val.get("top_p", 1.0), temperature=val.get("temperature", 1.0), seed=seed,
+                       colour=val.get("colour") or "off", **self.tiling())
 
-        def upscale(lr: torch.Tensor, *gt: torch.Tensor) -> torch.Tensor:
-            structure = net.structure(lr, noise)
-            made = net.generate(lr, tokenizer.quantize, structure, guidance=val.get("guidance", 0.0),
-                                top_k=val.get("top_k", 1), top_p=val.get("top_p", 1.0),
-                                temperature=val.get("temperature", 1.0), generator=draw)
-            if gt and val.get("token_metrics", True):
-                self._add_token_metrics(net, lr, *gt, structure)
-            return tokenizer.to_image(tokenizer.decode(made.f_hat), lr)
-
-        gt = [self.gt] if hasattr(self, "gt") else []
-        return self.run_tiled(upscale, tokenizer.image_side // self.opt["scale"], *gt)
-
-    def _add_token_metrics(self, net: torch.nn.Module, lr: torch.Tensor, gt: torch.Tensor,
-                           structure: torch.Tensor | None) -> None:
-        """Log how well the tokens of held-out GT are predicted from their LR, teacher-forced."""
-        _, tokens, teacher = self._encode(gt, lr)
-        quality = torch.full((len(lr),), GOOD, device=self.device)
-        logits = net(lr, teacher, quality, structure).logits
-        spans = self.tokenizer.schedule.spans
-        self.scale_log.add("val/cross_entropy", len(lr) * scale_cross_entropy(logits, tokens, spans), len(lr))
-        self.scale_log.add("val/accuracy", len(lr) * scale_accuracy(logits, tokens, spans), len(lr))
+    def _add_token_metrics(self, net: torch.nn.Module, seed: int) -> None:
+        """Log how well the tokens of held-out GT are predicted from their LR, teacher-forced, tile by tile."""
+        how, spans = self.tiling(), self.tokenizer.schedule.spans
+        tiling = Tiling.of(self.tokenizer, how["scale"], how["overlap"], how["batch"])
+        for places, (lr, gt) in cut(self.lq, self.gt, tiling=tiling, scale=how["scale"]):
+            _, tokens, teacher = self._encode(gt, lr)
+            quality = torch.full((len(lr),), GOOD, device=self.device)
+            logits = net(lr, teacher, quality, structure(net, lr, seeds(seed, places))).logits
+            self.scale_log.add("val/cross_entropy", len(lr) * scale_cross_entropy(logits, tokens, spans), len(lr))
+            self.scale_log.add("val/accuracy", len(lr) * scale_accuracy(logits, tokens, spans), len(lr))
 
 
 def _check_networks(opt: dict) -> None:

@@ -3,7 +3,6 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Callable
 
 import torch
 from basicsr.archs import build_network
@@ -15,15 +14,14 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from alignvar_arch import checkpoints
 from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
-from alignvar_arch.inference.tiles import tiled
 from alignvar_arch.models.scale_log import ScaleLog
 
 
 class TokenModel(SRModel):
     """An SRModel whose network sees square pictures of one size; validation tiles whatever it is given.
 
-    Options read from ``val``: ``tile_overlap`` (LR pixels, default a quarter of a tile) and ``tile_batch`` (tiles at
-    once, default 8).
+    Options read from ``val``: ``tile_overlap`` (LR pixels, default a quarter of a tile), ``tile_batch`` (tiles at once,
+    default 8) and ``decode_tile`` (side of the tiles of decoding, latent pixels, default none: the picture at once).
     """
 
     scale_log: ScaleLog
@@ -87,11 +85,11 @@ class TokenModel(SRModel):
         self.output = self.make_picture(net)
         net.train(training)
 
-    def run_tiled(self, function: Callable[..., torch.Tensor], tile: int, *others: torch.Tensor) -> torch.Tensor:
-        """Apply ``function`` to the current LR and ``others``, tiles of ``tile`` LR pixels: (B, 3, H, W) in [0, 1]."""
+    def tiling(self) -> dict:
+        """Return how the options want pictures cut: arguments of ``inference.picture``'s functions."""
         val = self.opt.get("val") or {}
-        return tiled(function, self.lq, *others, scale=self.opt["scale"], tile=tile,
-                     overlap=val.get("tile_overlap", tile // 4), batch=val.get("tile_batch", 8)).clamp(0, 1)
+        return {"scale": self.opt["scale"], "overlap": val.get("tile_overlap"), "batch": val.get("tile_batch", 8),
+                "decode_tile": val.get("decode_tile")}
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
         super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
@@ -134,6 +132,8 @@ def check_geometry(opt: dict, tokenizer_key: str) -> None:
                         f"{side}.")
     check_range(opt, "val.tile_overlap", 0, side // scale - 1, whole=True)
     check_range(opt, "val.tile_batch", 1, whole=True)
+    if (opt.get("val") or {}).get("decode_tile") is not None:  # null decodes the picture at once
+        check_range(opt, "val.decode_tile", 1, whole=True)
     if (opt.get("train") or {}).get("grad_clip") is not None:  # null is no clipping
         check_range(opt, "train.grad_clip", 0)
     if not opt["is_train"] and not opt["path"].get("pretrain_network_g"):

@@ -9,6 +9,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from alignvar_arch.archs.lpips import lpips_weights_missing
 from alignvar_arch.archs.tokenizer.codebook import count_hits, revive
 from alignvar_arch.errors import UserError
+from alignvar_arch.inference.picture import reconstruction
 from alignvar_arch.models.base import TokenModel, check_geometry, check_range, check_same_network
 from alignvar_arch.models.scale_log import ScaleLog
 
@@ -109,8 +110,4 @@ class AlignVARTokenizerModel(TokenModel):
     def make_picture(self, net):
         if not hasattr(self, "gt"):
             raise UserError("datasets: a tokenizer reconstructs GT, and this data set has none; give it dataroot_gt.")
-
-        def reconstruct(lr: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
-            return net.to_image(net.decode(net.encode(net.to_target(gt, lr)).cumulative[-1]), lr)
-
-        return self.run_tiled(reconstruct, net.image_side // self.opt["scale"], self.gt)
+        return reconstruction(net, self.gt, self.lq, **self.tiling())

@@ -1,4 +1,6 @@
 """From logits to token choices: pure functions with an explicit generator."""
+from collections.abc import Sequence
+
 import torch
 
 
@@ -9,7 +11,7 @@ def guide(good: torch.Tensor, bad: torch.Tensor, guidance: float, k: int, last: 
 
 
 def choose(logits: torch.Tensor, top_k: int = 1, top_p: float = 1.0, temperature: float = 1.0,
-           generator: torch.Generator | None = None) -> torch.Tensor:
+           generator: torch.Generator | Sequence[torch.Generator] | None = None) -> torch.Tensor:
     """Choose a token for each row of logits (B, N, V) → int64 (B, N).
 
     Args:
@@ -17,7 +19,8 @@ def choose(logits: torch.Tensor, top_k: int = 1, top_p: float = 1.0, temperature
         top_k: 1 is greedy (argmax, nothing drawn); 0 keeps all codes; n keeps the n most likely.
         top_p: keeps the most likely codes whose probabilities together reach it, in (0, 1]; 1 keeps all.
         temperature: divides the logits before everything else, > 0.
-        generator: the source of randomness, on the logits' device.
+        generator: the source of randomness, on the logits' device; or one for each of the B, so that what is drawn
+            does not depend on the batch.
     """
     if top_k == 1:
         return logits.argmax(-1)
@@ -30,4 +33,7 @@ def choose(logits: torch.Tensor, top_k: int = 1, top_p: float = 1.0, temperature
         before = ordered.cumsum(-1) - ordered
         ordered = ordered.masked_fill(before >= top_p, 0.0)
         probabilities = torch.zeros_like(ordered).scatter(-1, order, ordered)
+    if isinstance(generator, Sequence):
+        return torch.stack([torch.multinomial(rows, 1, generator=own).flatten()
+                            for rows, own in zip(probabilities, generator, strict=True)])
     return torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
