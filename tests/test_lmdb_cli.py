@@ -112,7 +112,7 @@ def test_interrupted_extract_leaves_nothing(images, capsys, monkeypatch, there):
         os.mkdir("out")
     before, imencode = sorted(os.listdir()), cv2.imencode
     with monkeypatch.context() as patch:
-        patch.setattr(cv2, "imencode", lambda *arguments: os.kill(os.getpid(), signal.SIGINT) or imencode(*arguments))
+        patch.setattr(cv2, "imencode", lambda *arguments: signal.raise_signal(signal.SIGINT) or imencode(*arguments))
         assert basicsr(capsys, "extract", "x.lmdb", "-o", "out")[0] == 130
     assert sorted(os.listdir()) == before and not (there and os.listdir("out"))
     assert basicsr(capsys, "extract", "x.lmdb", "-o", "out") == (0, "out: 3 of 3 records\n")
@@ -127,7 +127,7 @@ def test_interrupted_create_says_how_it_goes_on(images, capsys, monkeypatch, tmp
     def interrupting(*arguments):
         calls.append(1)
         if len(calls) == 3:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         return encode(*arguments)
 
     monkeypatch.setattr(codecs, "encode", interrupting)
