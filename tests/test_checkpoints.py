@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -304,6 +305,82 @@ def test_what_is_no_checkpoint_is_one_sentence_and_nothing_is_written(kind, tmp_
         with pytest.raises(UserError, match=re.escape(path)):
             weights_for(meta(AlignVAR, **public.TRANSFORMER), "AlignVAR", path, "params", True)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == before
+
+
+def refused(path: Path, state: dict, words: str) -> None:
+    """See that ``load`` answers such a file with one sentence."""
+    torch.save(state, path)
+    with pytest.raises(UserError, match=words) as error:
+        alignvar_arch.load(str(path))
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(("make", "name"), [
+    (public.var, "lvl_embed.weight"), (public.varsr, "lvl_embed.weight"), (public.varsr, "pos_start"),
+    (public.var, "head.weight"), (public.var, "blocks.0.attn.scale_mul_1H11"), (public.var, "word_embed.weight"),
+    (public.var, "pos_1LC"), (public.tokenizer, "quantize.embedding.weight"),
+    (public.tokenizer, "quantize.ema_vocab_hit_SV"), (public.tokenizer, "encoder.conv_in.weight"),
+])
+def test_a_parameter_that_shapes_are_read_from_may_be_missing_or_of_any_form(tmp_path, make, name):
+    state = make()
+    if not name.endswith(("SV", "1LC")) and make is not public.tokenizer:  # others make it something else
+        refused(tmp_path / "a.pth", {key: value for key, value in state.items() if key != name}, "is missing")
+    for value in (torch.zeros(()), torch.zeros(0, 0)):
+        refused(tmp_path / "a.pth", {**state, name: value}, "another form|does not fit|does not say|does not hold")
+
+
+@pytest.mark.parametrize(("form", "words"), [
+    (lambda value: value.to_sparse(), "quant_conv.bias is a sparse"), (lambda value: value.to("meta"), "empty tensor"),
+    (lambda value: value.long(), "quant_conv.bias is torch.int64 in the file"),
+])
+def test_a_tensor_that_no_network_has_is_named(tmp_path, recwarn, form, words):
+    state = public.tokenizer()
+    refused(tmp_path / "a.pth", {**state, "quant_conv.bias": form(state["quant_conv.bias"])}, words)
+    assert not [warning for warning in recwarn if "assumed" not in str(warning.message)]
+
+
+@pytest.mark.parametrize("change", [{"ch": -32}, {"ch_mult": []}, {"num_phi": 0}, {"codebook_size": -5}, {"ch": 0},
+                                    {"phi_on_last": "no"}, {"type": "os.system"}])
+def test_metadata_may_say_anything(tmp_path, recwarn, change):
+    network = {"type": "AlignVARTokenizer", **public.TOKENIZER, "phi_on_last": True, **change}
+    refused(tmp_path / "a.pth", {"params": public.tokenizer(), "metadata": {"network": json.dumps(network)}},
+            "does not hold the network that|neither true nor false")
+    assert not recwarn
+
+
+def test_programs_of_torch_are_refused_with_the_way_out(tmp_path, recwarn):
+    with zipfile.ZipFile(tmp_path / "script.pth", "w") as file:
+        file.writestr("script/constants.pkl", pickle.dumps(()))
+        file.writestr("script/data.pkl", pickle.dumps(Evil(), protocol=2))
+        file.writestr("script/version", "3")
+    with pytest.raises(UserError, match="TorchScript program .* save the state dict alone"):
+        checkpoints.read(str(tmp_path / "script.pth"))
+    (tmp_path / "new.pth").write_bytes(pickle.dumps(Evil(), protocol=4))
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        checkpoints.read(str(tmp_path / "new.pth"))
+    assert not recwarn and not Path("pwned").exists()
+
+
+@pytest.mark.parametrize("length", [*range(1, 24), 100, 5000, -1, -10, -22, -30, -5000])
+def test_a_file_cut_anywhere_is_truncated(files, tmp_path, length):
+    (tmp_path / "a.pth").write_bytes(Path(files["var"]).read_bytes()[:length])
+    with pytest.raises(UserError, match="a.pth cannot be read as weights: truncated, or not a checkpoint"):
+        checkpoints.read(str(tmp_path / "a.pth"))
+
+
+def test_safetensors_are_read_under_any_name(tmp_path):
+    for name in ("a.SAFETENSORS", "b.pth"):
+        checkpoints.write_safetensors(str(tmp_path / name), public.var())
+        assert recognise(str(tmp_path / name)).kind == "var"
+
+
+def test_load_guesses_nothing_in_silence(files, recwarn):
+    alignvar_arch.load(files["varsr-tokenizer"])
+    said = " ".join(str(warning.message) for warning in recwarn)
+    assert "assumed phi_on_last no" in said and "assumed scales [1, 2, 3, 4, 6" in said
+    recwarn.clear()
+    alignvar_arch.load(files["varsr-tokenizer"], phi_on_last=False, scales=(1, 2, 4))
+    assert not recwarn
 
 
 def test_a_file_that_may_not_be_read_is_named(files, monkeypatch):

@@ -39,8 +39,13 @@ def load(path: str, *, scales: Sequence[int] | None = None, phi_on_last: bool | 
 
     Raises:
         UserError: the file cannot be read, holds another network or half of one, or contradicts the arguments.
+
+    Warns:
+        UserWarning: for each setting that neither the file nor the arguments tell, and for what starts fresh.
     """
     outline = describe_network(recognise(path), scales, phi_on_last)
+    for sentence in outline.description.assumed:
+        warnings.warn(f"{path}: assumed {sentence}.", stacklevel=2)
     found, network = outline.found, outline.network
     if found.kind == "var":  # the rest must be drawn, so that this one is built with memory
         network = _build(found, outline.description)
@@ -88,6 +93,10 @@ def describe_network(found: Found, scales: Sequence[int] | None = None, phi_on_l
     with torch.device("meta"):
         network = _build(found, description)
     own = network.state_dict()
+    for name, value in found.state.items():
+        if name in own and value.is_floating_point() != own[name].is_floating_point():
+            raise UserError(f"{found.path} does not fit: {name} is {value.dtype} in the file, and {own[name].dtype} in "
+                            "the network.")
     if is_public(found.kind):
         return Outline(found, description, network, fit(found, own, strict=True))
     problem = misfit(own, found.state, found.network, found.path, strict=True)
@@ -99,7 +108,9 @@ def describe_network(found: Found, scales: Sequence[int] | None = None, phi_on_l
 def _build(found: Found, description: Description) -> AlignVAR | AlignVARTokenizer:
     options = dict(description.network)
     try:
-        return _NETWORKS[options.pop("type")](**options)
-    except (KeyError, TypeError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element")  # it is refused in the next breath
+            return _NETWORKS[options.pop("type")](**options)
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{found.path} does not hold the network that it describes: {text}.") from error

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alignvar_arch.checkpoints.fit import arguments
+from alignvar_arch.checkpoints.fit import arguments, reading_shapes
 from alignvar_arch.checkpoints.recognise import Found
 from alignvar_arch.checkpoints.shapes import SCHEDULES, transformer_scales
 from alignvar_arch.errors import UserError
@@ -37,10 +37,12 @@ def describe(found: Found, scales: Sequence[int] | None = None, phi_on_last: boo
     if "network" in found.metadata:
         return _by_itself(found, scales, phi_on_last)
     if found.network == "AlignVARTokenizer":
-        return _tokenizer(found, scales, phi_on_last)
+        with reading_shapes(found):
+            return _tokenizer(found, scales, phi_on_last)
     if phi_on_last is not None:
         raise UserError(f"--phi_on_last is a tokenizer's setting, and {found.path} holds {found.label}; leave it out.")
-    return _transformer(found, scales)
+    with reading_shapes(found):
+        return _transformer(found, scales)
 
 
 def _by_itself(found: Found, scales: Sequence[int] | None, phi_on_last: bool | None) -> Description:
@@ -49,6 +51,9 @@ def _by_itself(found: Found, scales: Sequence[int] | None, phi_on_last: bool | N
         network["type"]
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{found.path} has metadata that describe no network; fetch it again.") from error
+    if not isinstance(network.get("phi_on_last", True), bool):
+        raise UserError(f"{found.path} has metadata with phi_on_last {network['phi_on_last']!r}, which is neither true "
+                        "nor false; fetch it again.")
     for key, given in (("scales", list(scales) if scales else None), ("phi_on_last", phi_on_last)):
         if given is not None and network.get(key, given) != given:
             raise UserError(f"--{key}: {found.path} says itself that it has {key} {network[key]}; leave the flag out.")

@@ -1,6 +1,7 @@
 """How a public checkpoint fits a network of ours: what is loaded, and what starts fresh."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
@@ -68,11 +69,21 @@ def arguments(found: Found, state: Mapping[str, torch.Tensor]) -> dict:
         UserError: a part that they are read from is missing.
     """
     infer = tokenizer_arguments if found.network == "AlignVARTokenizer" else transformer_arguments
-    try:
+    with reading_shapes(found):
         return infer(state)
+
+
+@contextmanager
+def reading_shapes(found: Found) -> Iterator[None]:
+    """Turns what a missing parameter, or one of another form, raises while shapes are read into a UserError."""
+    try:
+        yield
     except KeyError as error:
         raise UserError(f"{found.path} is only part of {found.label}: {error.args[0]} is missing; fetch it again."
                         ) from error
+    except (IndexError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(f"{found.path} has the names of {found.label}, but a parameter of another form ({error}); it "
+                        "is another network, or a damaged one.") from error
 
 
 def _words(values: dict, keys: list[str]) -> str:

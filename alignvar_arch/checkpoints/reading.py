@@ -1,8 +1,10 @@
 """Reading weights: `.pth` and `.safetensors`, mapped into memory where the format allows, never executed."""
 
+import errno
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from importlib import resources
 
@@ -53,9 +55,15 @@ def read(path: str) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, str]]
     problem = _no_weights(path)
     if problem:
         raise UserError(f"{path} cannot be read as weights: {problem}.")
-    if path.endswith(".safetensors"):
+    if is_safetensors(path):
         return _read_safetensors(path)
     return _sort(load_pth(path), path)
+
+
+def is_safetensors(path: str) -> bool:
+    """Whether a file is safetensors, by its name or, under another, by its first bytes."""
+    with open(path, "rb") as file:
+        return path.lower().endswith(".safetensors") or file.read(9)[8:] == b"{"
 
 
 def load_pth(path: str):
@@ -65,8 +73,10 @@ def load_pth(path: str):
         UserError: if it is damaged or holds Python objects.
     """
     try:
-        # Files of torch before 1.6 are no archives, and cannot be mapped.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's on pickle protocols, sparse tensors and TorchScript
+            # Files of torch before 1.6 are no archives, and cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises pickle, zip, runtime and OS errors here, by what the file holds
         raise UserError(f"{path} cannot be read as weights: {reason(error)}.") from error
 
@@ -121,12 +131,15 @@ def _no_weights(path: str) -> str | None:
 
 def reason(error: Exception) -> str:
     """Returns why a file could not be read or written, short and in our own words where torch's mislead."""
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:  # a seek before the beginning
         return error.strerror
     if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
         found = re.search(r"GLOBAL (\S+)", str(error))
         return (f"it holds Python objects, which are not executed{f' ({found[1]})' if found else ''}; in the program "
                 "that wrote it, save the state dict alone, torch.save(network.state_dict(), FILE)")
+    if isinstance(error, RuntimeError) and re.search(r"TorchScript|\.tar ", str(error)):
+        return ("it is a TorchScript program or torch's old .tar format, which are not read without executing them; in "
+                "the program that wrote it, save the state dict alone, torch.save(network.state_dict(), FILE)")
     if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
         return reason(error.__context__)
     return "truncated, or not a checkpoint"

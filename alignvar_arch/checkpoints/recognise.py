@@ -80,6 +80,9 @@ def inspect(path: str, key: str, states: dict[str, dict[str, torch.Tensor]], met
     if "shared_ada_lin.1.weight" in state:
         raise UserError(f"{path} holds VAR with one AdaLN that all blocks share (var_d36); AlignVAR has one a block, "
                         "so take var_d30 or smaller.")
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise UserError(f"{path}: {name} is a sparse, quantised or empty tensor; save plain ones.")
     kind = _kind(key, state, states, metadata)
     return Found(path, key, kind, state, metadata, tuple(other for other in states if other != key))
 

@@ -14,7 +14,7 @@ from alignvar_arch.archs.scales import ScaleSchedule
 from alignvar_arch.checkpoints import resolve, write_safetensors
 from alignvar_arch.checkpoints.fit import table
 from alignvar_arch.checkpoints.maps import Split, is_public, write_onto
-from alignvar_arch.checkpoints.reading import load_pth
+from alignvar_arch.checkpoints.reading import is_safetensors, load_pth
 from alignvar_arch.checkpoints.recognise import Found, recognise
 from alignvar_arch.checkpoints.shapes import SCHEDULES
 from alignvar_arch.cli.plugins import Plugin
@@ -67,7 +67,7 @@ def _sort(found: Found, scales: tuple[int, ...] | None,
     """Returns what is taken, the metadata to write, and a sentence for everything that was assumed."""
     if found.network is None:
         path = resolve(found.path)
-        if path.endswith(".safetensors") or not {"params", "params_ema"} & load_pth(path).keys():
+        if is_safetensors(path) or not {"params", "params_ema"} & load_pth(path).keys():
             raise UserError(f"{found.path} holds a network that is not known here (it begins with "
                             f"{next(iter(found.state))}); known are VAR, VARSR, AlignVAR, and files of BasicSR with "
                             "params or params_ema.")
