@@ -61,7 +61,8 @@ def decode_tiled(tokenizer: AlignVARTokenizer, f_hat: torch.Tensor, tile: int,
         (B, 3, h · factor, w · factor).
     """
     decoder = tokenizer.decoder
-    z = tokenizer.post_quant_conv(f_hat)
+    # Channels-last, as the decoder works: so attention finds its channels side by side, and makes no map of all pairs.
+    z = tokenizer.post_quant_conv(f_hat).to(memory_format=torch.channels_last)
     stored, side = _latent_level(decoder, z), tile
     pending, known = [], {}
     for part in _parts(decoder):
@@ -168,7 +169,8 @@ def _assemble(stored: torch.Tensor, side: int, parts: Sequence[nn.Module], known
               channels: int) -> torch.Tensor:
     """Return the whole map that the parts make of a stored one."""
     growth = _growth(parts)
-    made = stored.new_empty(len(stored), channels, stored.shape[-2] * growth, stored.shape[-1] * growth)
+    made = stored.new_empty(len(stored), stored.shape[-2] * growth, stored.shape[-1] * growth, channels)
+    made = made.permute(0, 3, 1, 2)
     for rows, columns, x in _passes(stored, side, parts, known):
         made[..., rows, columns] = x
     return made
