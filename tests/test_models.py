@@ -14,6 +14,7 @@ from conftest import listing, write
 
 from alignvar_arch import checkpoints
 from alignvar_arch.cli import main
+from alignvar_arch.inference.picture import picture, reconstruction
 from alignvar_arch.options import parse_options
 
 TOKENIZER = {"type": "AlignVARTokenizer", "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "codebook_size": 24,
@@ -178,6 +179,36 @@ def test_one_step_changes_every_parameter_and_leaves_the_tokenizer_alone(transfo
     assert all(torch.equal(value, frozen[name]) for name, value in model.tokenizer.state_dict().items())
 
 
+@pytest.mark.parametrize(("val", "arguments"), [
+    ({}, {}),
+    ({"top_k": 0, "top_p": 0.9, "temperature": 1.5, "sample_seed": 5, "tile_overlap": 2, "tile_batch": 3},
+     {"top_k": 0, "top_p": 0.9, "temperature": 1.5, "seed": 5, "overlap": 2, "batch": 3}),
+    ({"guidance": 2.0, "colour": "adain", "decode_tile": 3},
+     {"guidance": 2.0, "colour": "adain", "decode_tile": 3}),
+    ({"colour": False}, {"colour": "off"}),  # YAML's bare `off`
+])
+def test_validation_and_inference_make_the_same_picture(transformer_options, val, arguments):
+    del transformer_options["val"]["tile_overlap"]
+    transformer_options["val"].update(val)
+    opt, _ = parse_options(str(Path.cwd()), True, ["-opt", write(transformer_options)])
+    model = build_model(opt)
+    gt, lr = torch.rand(1, 3, 36, 44), torch.rand(1, 3, 9, 11)
+    model.feed_data({"gt": gt, "lq": lr})
+    model.test()
+    assert torch.equal(model.output, picture(model.net_g_ema.eval(), model.tokenizer, lr, **arguments))
+
+
+def test_a_tokenizers_validation_decodes_in_tiles_where_it_is_told_to(options):
+    options["val"]["decode_tile"] = 3
+    opt, _ = parse_options(str(Path.cwd()), True, ["-opt", write(options)])
+    model = build_model(opt)
+    gt, lr = torch.rand(1, 3, 36, 44), torch.rand(1, 3, 9, 11)
+    model.feed_data({"gt": gt, "lq": lr})
+    model.test()
+    torch.testing.assert_close(model.output, reconstruction(model.net_g_ema.eval(), gt, lr, overlap=1), atol=1e-5,
+                               rtol=1e-5)
+
+
 def _put(opt, key, value):
     *blocks, last = key.split(".")
     for block in blocks:
@@ -206,6 +237,8 @@ def _put(opt, key, value):
     ("val.guidance", "2", ["val.guidance"]),
     ("val.tile_overlap", 4, ["val.tile_overlap", "from 0 to 3"]),
     ("val.tile_batch", 0, ["val.tile_batch"]),
+    ("val.decode_tile", 0, ["val.decode_tile", "whole number from 1"]),
+    ("val.colour", "sepia", ["val.colour", "sepia", "off, wavelet, adain"]),
     ("val.top_p", 0, ["val.top_p"]),
     ("val.temperature", 0, ["val.temperature"]),
 ])
