@@ -10,6 +10,7 @@ compat.apply()
 
 from alignvar_arch import archs, data, losses, metrics, models  # noqa: E402
 from alignvar_arch.archs.loading import load  # noqa: E402
+from alignvar_arch.inference.upscaler import Upscaler  # noqa: E402
 from alignvar_arch.version import __version__  # noqa: E402
 
-__all__ = ["__version__", "archs", "compat", "data", "load", "losses", "metrics", "models"]
+__all__ = ["Upscaler", "__version__", "archs", "compat", "data", "load", "losses", "metrics", "models"]

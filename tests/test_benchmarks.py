@@ -49,7 +49,8 @@ def files(tmp_path) -> dict[str, str]:
                      str(tmp_path / "model.safetensors")]}
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.py") if path.name != "common.py"))
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.py")
+                                      if path.name not in ("common.py", "plain.py")))
 def test_it_explains_itself(run, name, capsys):
     with pytest.raises(SystemExit) as stop:
         run(name, "--help")

@@ -152,12 +152,12 @@ class AlignVAR(nn.Module):
         mask = self.mask_generator(embedded, structure[:, span])
         return (1 + mask) * embedded, mask
 
-    def _start(self, lr: torch.Tensor, condition: torch.Tensor,
+    def _start(self, prefix: torch.Tensor, condition: torch.Tensor,
                structure: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the tokens of level 0, (B, P + 1, C), and the quality token's mask."""
+        """Return the tokens of level 0, (B, P + 1, C), from the encoded LR, and the quality token's mask."""
         quality, mask = self._gate(condition[:, None], structure, self.schedule.spans[0])
-        prefix = self.con_embedding(lr).to(quality.dtype)
-        return torch.cat([prefix, quality], dim=1) + self.pos_start + self.lvl_embed.weight[0], mask
+        start = torch.cat([prefix.to(quality.dtype), quality], dim=1)
+        return start + self.pos_start + self.lvl_embed.weight[0], mask
 
     def forward(self, lr: torch.Tensor, teacher: torch.Tensor, quality: torch.Tensor,
                 structure: torch.Tensor | None = None) -> Prediction:
@@ -170,13 +170,13 @@ class AlignVAR(nn.Module):
             structure: ``self.structure(lr)``.
         """
         condition = self.class_emb(quality)
-        start, mask0 = self._start(lr, condition, structure)
+        start, mask0 = self._start(self.con_embedding(lr), condition, structure)
         rest, mask = self._gate(self.word_embed(teacher), structure, slice(1, None))
         x = torch.cat([start, rest + self.lvl_embed(self.levels[1:])], dim=1)
         ends = [self.prefix + span.stop for span in self.schedule.spans]
         for block in self.blocks:
             x = block(x, block.modulation(condition), self.rope, ends)
-        logits = self.head(self.head_nm(x[:, self.prefix:], condition))
+        logits = self.head(self.head_nm(x[:, self.prefix:], self.head_nm.modulation(condition)))
         return Prediction(logits, None if mask is None else torch.cat([mask0, mask], dim=1))
 
     @torch.no_grad()
@@ -195,30 +195,46 @@ class AlignVAR(nn.Module):
             forced: token maps of the first ``len(forced)`` scales, taken instead of chosen ones (for tests and
                 diagnosis).
         """
-        branches = 2 if guidance > 0 else 1
-        batch = lr.shape[0]
-        quality = torch.tensor([GOOD, BAD][:branches], device=lr.device).repeat_interleave(batch)
-        condition = self.class_emb(quality)
-        if structure is not None:
-            structure = structure.repeat(branches, 1, 1)
-        x, _ = self._start(lr.repeat(branches, 1, 1, 1), condition, structure)
-        modulations = [block.modulation(condition) for block in self.blocks]
-        attn = self.blocks[0].attn
-        caches = [KVCache(branches * batch, attn.heads, self.rope.shape[1], attn.head_dim, x) for _ in self.blocks]
-        f_hat, maps, end = pyramid.empty(batch), [], 0
-        for k, span in enumerate(self.schedule.spans):
+        branches, batch = 2 if guidance > 0 else 1, len(lr)
+        # What the quality label decides, worked out once a label.
+        condition = self.class_emb.weight[[GOOD, BAD][:branches]]
+        *tables, head_table = [part.modulation(condition).repeat_interleave(batch, dim=1)
+                               for part in (*self.blocks, self.head_nm)]
+        x, _ = self._start(self.con_embedding(lr).repeat(branches, 1, 1), condition.repeat_interleave(batch, dim=0),
+                           None if structure is None else structure.repeat(branches, 1, 1))
+        attn, length = self.blocks[0].attn, self.rope.shape[1]
+        memory = [x.new_empty(2, branches * batch, attn.heads, length, attn.head_dim) for _ in self.blocks]
+        f_hat, maps = pyramid.empty(batch), []
+        for k, (span, side) in enumerate(zip(self.schedule.spans, self.schedule.sides, strict=True)):
             if k > 0:
-                embedded = self.word_embed(pyramid.next_input(k, f_hat).to(x.dtype).repeat(branches, 1, 1))
-                x = self._gate(embedded, structure, span)[0] + self.lvl_embed.weight[k]
-            start, end = end, end + x.shape[1]
-            for block, modulation, cache in zip(self.blocks, modulations, caches, strict=True):
-                x = block(x, modulation, self.rope[:, start:end], cache=cache)
-            logits = self.head(self.head_nm(x[:, -self.schedule.lengths[k]:], condition))
+                embedded = self.word_embed(pyramid.next_input(k, f_hat).to(x.dtype))
+                embedded = self._gate(embedded, structure, span)[0] + self.lvl_embed.weight[k]
+                x = embedded.repeat(branches, 1, 1)
+            logits = self._predict(k, x, tables, head_table, memory)
             if branches == 2:
                 logits = guide(*logits.chunk(2), guidance, k, self.schedule.last)
             chosen = choose(logits, top_k, top_p, temperature, generator)
             if forced is not None and k < len(forced):  # after the draw, so that later scales draw the same numbers
                 chosen = forced[k]
-            maps.append(chosen.view(batch, self.schedule.sides[k], self.schedule.sides[k]))
+            maps.append(chosen.view(batch, side, side))
             f_hat = f_hat + pyramid.step(k, pyramid.lookup(maps[-1]))
         return Generation(f_hat, maps)
+
+    def _predict(self, k: int, x: torch.Tensor, tables: list[torch.Tensor], head_table: torch.Tensor,
+                 memory: list[torch.Tensor]) -> torch.Tensor:
+        """Return the logits (B, s², V), fp32, of scale ``k`` from the tokens of its level.
+
+        Args:
+            k: the scale.
+            x: (B, N, C), everything that is new at this level; the LR's tokens as well where ``k`` is 0.
+            tables, head_table: ``modulation`` of the blocks and of the head's norm.
+            memory: keys and values of the levels before, (2, B, heads, P + L, C / heads) a block; this level's are
+                added.
+        """
+        length, end = self.schedule.lengths[k], self.prefix + self.schedule.spans[k].stop
+        start = end - x.shape[1]
+        for i, (block, table, (keys, values)) in enumerate(zip(self.blocks, tables, memory, strict=True)):
+            # Nothing reads what the last block makes of the LR's tokens.
+            wanted = length if i == len(self.blocks) - 1 else None
+            x = block(x, table, self.rope[:, start:end], cache=KVCache(keys, values, start), wanted=wanted)
+        return self.head(self.head_nm(x[:, -length:], head_table)).float()

@@ -121,7 +121,7 @@ class AlignVARTokenizer(nn.Module):
 
     def decode(self, f_hat: torch.Tensor) -> torch.Tensor:
         """Return the target (B, 3, H, W) of a latent (B, C, S, S); the image target's is clamped to [−1, 1]."""
-        decoded = self.decoder(self.post_quant_conv(f_hat))
+        decoded = self.decoder(self.post_quant_conv(f_hat.to(self.post_quant_conv.weight.dtype))).float()
         return decoded.clamp(-1, 1) if self.target == "image" else decoded
 
     def forward(self, gt: torch.Tensor, lr: torch.Tensor | None = None,

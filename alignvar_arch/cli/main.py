@@ -15,6 +15,7 @@ from alignvar_arch.errors import UserError
 COMMANDS = {
     "train": "train a network from an options file",
     "test": "run a network over the test sets of an options file",
+    "upscale": "pictures of any size and format, four times as large",
     "compare": "models side by side: figures, cost and pictures in one report",
     "diagnose": "what AlignVAR's masks, attention, scales and errors do, in charts",
     "lmdb": "image data sets in LMDBs: create, verify, look into, merge",

@@ -78,7 +78,7 @@ def picture(net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor, *, sc
     f_hat = upscale_latent(net, tokenizer, lr, tiling=Tiling.of(tokenizer, scale, overlap, batch), scale=scale,
                            guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, seed=seed,
                            progress=progress)
-    made = _decode(tokenizer, f_hat, lr, scale, decode_tile, keep)
+    made = decode(tokenizer, f_hat, lr, scale=scale, tile=decode_tile, keep=keep)
     return fix_colour(made, lr, colour).clamp(0, 1)
 
 
@@ -90,12 +90,16 @@ def reconstruction(tokenizer: AlignVARTokenizer, gt: torch.Tensor, lr: torch.Ten
         return tokenizer.encode(tokenizer.to_target(gt, lr)).cumulative[-1]
 
     f_hat = blended(run, lr, gt, tiling=Tiling.of(tokenizer, scale, overlap, batch), scale=scale)
-    return _decode(tokenizer, f_hat, lr, scale, decode_tile).clamp(0, 1)
+    return decode(tokenizer, f_hat, lr, scale=scale, tile=decode_tile).clamp(0, 1)
 
 
-def _decode(tokenizer: AlignVARTokenizer, f_hat: torch.Tensor, lr: torch.Tensor, scale: int,
-            tile: int | None, keep: int | None = None) -> torch.Tensor:
-    """Return the picture of a latent, without what the LR was padded by."""
+@torch.no_grad()
+def decode(tokenizer: AlignVARTokenizer, f_hat: torch.Tensor, lr: torch.Tensor, *, scale: int = 4,
+           tile: int | None = None, keep: int | None = None) -> torch.Tensor:
+    """Return the picture (B, 3, h·scale, w·scale), float32, not clamped, of the latent of an LR (B, 3, h, w).
+
+    What the LR was padded by is cut off. ``tile`` and ``keep`` are ``picture``'s ``decode_tile`` and ``keep``.
+    """
     f_hat = f_hat.to(tokenizer.post_quant_conv.weight.dtype)
     if tile is None or tile >= max(f_hat.shape[-2:]):
         decoded = tokenizer.decode(f_hat)

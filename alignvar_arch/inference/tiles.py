@@ -135,15 +135,3 @@ def blended(function: Callable[..., torch.Tensor], lr: torch.Tensor, *others: to
             total[area] += one * weights
             weight[area] += weights
     return total / weight
-
-
-def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Return where tiles begin along one side; for ``Upscaler``, until it calls ``picture``."""
-    return Tiling(tile, overlap).starts(length)
-
-
-def tiled(function: Callable[..., torch.Tensor], lr: torch.Tensor, *, scale: int, tile: int, overlap: int,
-          batch: int) -> torch.Tensor:
-    """Blend pictures instead of latents; for ``Upscaler``, until it calls ``picture``."""
-    made = blended(lambda places, tiles: function(tiles), lr, tiling=Tiling(tile, overlap, 1, batch), scale=scale)
-    return made[..., :lr.shape[-2] * scale, :lr.shape[-1] * scale]

@@ -13,6 +13,7 @@ from alignvar_arch.archs.tokenizer_arch import Encoded, bicubic
 from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference.colour import COLOURS
+from alignvar_arch.inference.pairing import NOT_GUIDED, same_codes, why_unguided
 from alignvar_arch.inference.picture import picture, seeds, structure
 from alignvar_arch.inference.tiles import Tiling, cut
 from alignvar_arch.losses import HCCLoss, TokenCrossEntropyLoss
@@ -175,7 +176,7 @@ def _check_weights(opt: dict) -> None:
     states = checkpoints.read(path["pretrain_network_tokenizer"])[0]
     state = states.get(path.get("param_key_tokenizer", "params_ema"), states.get("params", {}))
     embedding = state.get("quantize.embedding.weight")
-    if embedding is not None and metadata.get("codebook", codebook_hash(embedding)) != codebook_hash(embedding):
+    if embedding is not None and not same_codes(metadata, embedding):
         raise UserError(f"path.pretrain_network_tokenizer: {path['pretrain_network_g']} was trained on the codes of "
                         f"another tokenizer than {path['pretrain_network_tokenizer']}; use two that belong together.")
 
@@ -201,16 +202,8 @@ def _check_losses(train: dict) -> None:
 
 def _check_guidance(opt: dict) -> None:
     if opt["is_train"]:
-        rate = opt["train"].get("bad_quality_rate", 0.0)
+        problem = None if opt["train"].get("bad_quality_rate", 0.0) else NOT_GUIDED
     else:
-        found = recognise(opt["path"]["pretrain_network_g"], network="AlignVAR")
-        if found.is_varsrs:  # it knows the bad label
-            return
-        metadata = found.metadata
-        if "bad_quality_rate" not in metadata:
-            raise UserError(f"val.guidance: {opt['path']['pretrain_network_g']} does not say whether it was trained "
-                            "with bad-quality samples, which guidance needs; set val.guidance to 0.")
-        rate = float(metadata["bad_quality_rate"])
-    if rate == 0:
-        raise UserError("val.guidance: this model was trained without bad-quality samples (train.bad_quality_rate 0), "
-                        "so there is nothing to guide away from; set val.guidance to 0.")
+        problem = why_unguided(recognise(opt["path"]["pretrain_network_g"], network="AlignVAR"))
+    if problem:
+        raise UserError(f"val.guidance: {problem}; set val.guidance to 0.")

@@ -1,14 +1,11 @@
 """Convolution blocks of the tokenizer. Attribute names are the public VAR checkpoint's."""
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from alignvar_arch.archs.layers.attention import attend
-
-
-def group_norm(width: int) -> nn.GroupNorm:
-    """GroupNorm of 32 groups, eps 1e-6."""
-    return nn.GroupNorm(32, width, eps=1e-6)
+from alignvar_arch.archs.layers.group_norm import add, group_norm, norm_silu
 
 
 class ResidualBlock(nn.Module):
@@ -23,8 +20,8 @@ class ResidualBlock(nn.Module):
         self.nin_shortcut = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(norm_silu(self.norm1, x))
+        return add(self.nin_shortcut(x), self.conv2(norm_silu(self.norm2, h, own=True)))
 
 
 class SpatialAttention(nn.Module):
@@ -37,8 +34,8 @@ class SpatialAttention(nn.Module):
         self.proj_out = nn.Conv2d(width, width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
-        return x + self.proj_out(attend(q, k, v).squeeze(1).transpose(1, 2).reshape(x.shape))
+        q, k, v = rearrange(self.qkv(self.norm(x)), "b (three c) h w -> three b 1 (h w) c", three=3)
+        return add(x, self.proj_out(rearrange(attend(q, k, v), "b 1 (h w) c -> b c h w", h=x.shape[2])))
 
 
 class Downsample(nn.Module):
@@ -53,11 +50,16 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the size: nearest, then 3×3."""
+    """Double the size: nearest, then 3×3.
+
+    Both in one transposed convolution of stride 2, whose 4×4 kernel holds the sums of the weights that fall on the same
+    pixel: 4 products a pixel and channel pair where there were 9.
+    """
 
     def __init__(self, width: int):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        sums = F.avg_pool2d(self.conv.weight.flip(2, 3), 2, stride=1, padding=1, divisor_override=1)
+        return F.conv_transpose2d(x, sums.transpose(0, 1), self.conv.bias, stride=2, padding=1)

@@ -3,17 +3,15 @@ import torch
 
 
 class KVCache:
-    """One block's keys and values, allocated once for the whole sequence, in the compute dtype.
+    """One block's keys and values at one level, in memory allocated once for the whole sequence.
 
     Args:
-        batch, heads, length, head_dim: the final shape (B, H, L, D).
-        like: a tensor whose device and dtype the cache takes.
+        k, v: (B, H, L, D), the memory; its dtype is the one that attention computes in.
+        end: how many tokens it holds already.
     """
 
-    def __init__(self, batch: int, heads: int, length: int, head_dim: int, like: torch.Tensor):
-        self.k = like.new_empty(batch, heads, length, head_dim)
-        self.v = like.new_empty(batch, heads, length, head_dim)
-        self.end = 0
+    def __init__(self, k: torch.Tensor, v: torch.Tensor, end: int):
+        self.k, self.v, self.end = k, v, end
 
     def append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Add k, v (B, H, N, D) and return everything seen so far, as views."""

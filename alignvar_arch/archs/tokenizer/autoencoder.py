@@ -9,10 +9,10 @@ Widths are ``ch · ch_mult[level]``; level 0 has the picture's resolution, each 
 Attention stands at the latent's resolution only.
 """
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from alignvar_arch.archs.layers.conv import Downsample, ResidualBlock, SpatialAttention, Upsample, group_norm
+from alignvar_arch.archs.layers.conv import Downsample, ResidualBlock, SpatialAttention, Upsample
+from alignvar_arch.archs.layers.group_norm import group_norm, norm_silu
 
 
 def _middle(width: int) -> nn.ModuleDict:
@@ -66,7 +66,7 @@ class Encoder(nn.Module):
                 x = level["downsample"](x)
         for part in self.mid.values():
             x = part(x)
-        return patches + self.conv_out(F.silu(self.norm_out(x)))
+        return patches + self.conv_out(norm_silu(self.norm_out, x, own=True))
 
 
 class Decoder(nn.Module):
@@ -95,6 +95,8 @@ class Decoder(nn.Module):
             nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            z = z.to(memory_format=torch.channels_last)
         patches = 0 if self.patch is None else self.patch(z)
         x = self.conv_in(z)
         for part in self.mid.values():
@@ -103,4 +105,4 @@ class Decoder(nn.Module):
             x = _run_level(level, x)
             if "upsample" in level:
                 x = level["upsample"](x)
-        return patches + self.conv_out(F.silu(self.norm_out(x)))
+        return patches + self.conv_out(norm_silu(self.norm_out, x, own=True))

@@ -1,6 +1,7 @@
 """The transformer block: pre-norm, AdaLN, cosine attention with rotary positions. Attribute names are VAR's.
 
-Shapes: B batch, N tokens, C width, H heads, D = C / H.
+Shapes: B batch, N tokens, C width, H heads, D = C / H. In generation a block sees one level after another with a cache;
+``wanted`` is then the number of tokens, from the end, whose output will be read: the last block does no more than that.
 """
 from collections.abc import Sequence
 
@@ -38,18 +39,21 @@ class Attention(nn.Module):
     def queries_keys_values(self, x: torch.Tensor, rope: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return what attends: q and k normalised, scaled and rotated, and v, (B, H, N, D) each."""
         qkv = F.linear(x, self.mat_qkv.weight, torch.cat([self.q_bias, self.zero_k_bias, self.v_bias]))
-        q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        q = F.normalize(q, dim=-1) * self.scale_mul_1H11.clamp(max=LARGEST_LOG_SCALE).exp().to(q.dtype)
-        return rotate(q, rope), rotate(F.normalize(k, dim=-1), rope), v
+        qk, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads).split([2, 1])
+        # Whatever the weights' dtype: exp(s) reaches 100, and half a per cent of it would be half a logit.
+        scale = self.scale_mul_1H11.float().clamp(max=LARGEST_LOG_SCALE).exp()
+        length = torch.linalg.vector_norm(qk, dim=-1, keepdim=True, dtype=torch.float32).clamp_min(1e-12)
+        q, k = rotate(qk * (torch.stack([scale, torch.ones_like(scale)]) / length), rope).to(v.dtype)
+        return q, k, v[0]
 
     def forward(self, x: torch.Tensor, rope: torch.Tensor, ends: Sequence[int] | None = None,
-                cache: KVCache | None = None) -> torch.Tensor:
+                cache: KVCache | None = None, wanted: int | None = None) -> torch.Tensor:
         """x (B, N, C), rope (2, N, D/2) → (B, N, C): a whole sequence with ``ends``, or the next level with a cache."""
         q, k, v = self.queries_keys_values(x, rope)
         if cache is None:
             out = attend_block_causal(q, k, v, ends, scale=1.0)
         else:
-            out = attend(q, *cache.append(k, v), scale=1.0)
+            out = attend(q if wanted is None else q[:, :, -wanted:], *cache.append(k, v), scale=1.0)
         return self.proj(rearrange(out, "b h n d -> b n (h d)"))
 
 
@@ -76,15 +80,18 @@ class Block(nn.Module):
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
     def modulation(self, condition: torch.Tensor) -> torch.Tensor:
-        """Return gamma1, gamma2, scale1, scale2, shift1, shift2 as (6, B, 1, C) of a condition (B, C)."""
-        return rearrange(self.ada_lin(condition), "b (six c) -> six b 1 c", six=6)
+        """Return gamma1, gamma2, 1 + scale1, 1 + scale2, shift1, shift2 as (6, B, 1, C) of a condition (B, C)."""
+        rows = rearrange(self.ada_lin(condition), "b (six c) -> six b 1 c", six=6)
+        return torch.cat([rows[:2], 1 + rows[2:4], rows[4:]])
 
     def forward(self, x: torch.Tensor, modulation: torch.Tensor, rope: torch.Tensor,
-                ends: Sequence[int] | None = None, cache: KVCache | None = None) -> torch.Tensor:
+                ends: Sequence[int] | None = None, cache: KVCache | None = None,
+                wanted: int | None = None) -> torch.Tensor:
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation
-        h = self.attn(layer_norm(x) * (1 + scale1) + shift1, rope, ends, cache)
-        x = x + self.drop_path(gamma1 * h)
-        return x + self.drop_path(gamma2 * self.ffn(layer_norm(x) * (1 + scale2) + shift2))
+        h = self.attn(torch.addcmul(shift1, layer_norm(x), scale1), rope, ends, cache, wanted)
+        x = torch.addcmul(x if wanted is None else x[:, -wanted:], gamma1, self.drop_path(h))
+        h = self.ffn(torch.addcmul(shift2, layer_norm(x), scale2))
+        return torch.addcmul(x, gamma2, self.drop_path(h))
 
 
 class HeadNorm(nn.Module):
@@ -94,6 +101,11 @@ class HeadNorm(nn.Module):
         super().__init__()
         self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
 
-    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        scale, shift = rearrange(self.ada_lin(condition), "b (two c) -> two b 1 c", two=2)
-        return layer_norm(x) * (1 + scale) + shift
+    def modulation(self, condition: torch.Tensor) -> torch.Tensor:
+        """Return 1 + scale and shift as (2, B, 1, C) of a condition (B, C)."""
+        rows = rearrange(self.ada_lin(condition), "b (two c) -> two b 1 c", two=2)
+        return torch.cat([1 + rows[:1], rows[1:]])
+
+    def forward(self, x: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
+        scale, shift = modulation
+        return torch.addcmul(shift, layer_norm(x), scale)

@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from alignvar_arch.archs.layers.group_norm import silu
+
 
 class ConditionEncoder(nn.Module):
     """LR (B, 3, h, w) in [0, 1] → prefix tokens (B, S², embed_dim), row-major. Attribute names are VARSR's.
@@ -29,7 +31,9 @@ class ConditionEncoder(nn.Module):
         return x
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        x = F.silu(self.conv_in(self.resize(lr)))
-        for block in self.blocks:
-            x = F.silu(block(x))
+        x = self.resize(lr).to(self.conv_in.weight.dtype)
+        if not torch.is_grad_enabled():
+            x = x.to(memory_format=torch.channels_last)
+        for conv in (self.conv_in, *self.blocks):
+            x = silu(conv(x))
         return self.conv_out(x).flatten(2).transpose(1, 2)

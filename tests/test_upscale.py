@@ -1,0 +1,462 @@
+"""`basicsr upscale` and `Upscaler`: any picture, the same picture again, little memory, and what users get wrong."""
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import torch
+import yaml
+from PIL import Image
+
+from alignvar_arch import Upscaler
+from alignvar_arch.archs.layers.conv import Upsample
+from alignvar_arch.archs.tokenizer.codebook import codebook_hash
+from alignvar_arch.checkpoints import write_safetensors
+from alignvar_arch.cli import main
+from alignvar_arch.errors import UserError
+from alignvar_arch.inference import images, memory
+from alignvar_arch.inference.upscaler import fill_transparent
+
+TOKENIZER = {"type": "AlignVARTokenizer", "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "codebook_size": 24,
+             "latent_dim": 4, "scales": list(small.SCALES), "num_phi": 2}
+TRANSFORMER = {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, "codebook_size": 24, "latent_dim": 4,
+               "scales": list(small.SCALES), "condition_widths": [8, 16], "drop_path": 0.0}
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """A folder with a tiny transformer and its tokenizer."""
+    folder = tmp_path_factory.mktemp("weights")
+    tokenizer, net = small.tokenizer(), small.transformer()
+    write_safetensors(str(folder / "t.safetensors"), tokenizer.state_dict(), {"network": json.dumps(TOKENIZER)})
+    metadata = {"network": json.dumps(TRANSFORMER), "scale": "4", "bad_quality_rate": "0.0",
+                "codebook": codebook_hash(tokenizer.quantize.embedding.weight)}
+    write_safetensors(str(folder / "m.safetensors"), net.state_dict(), metadata)
+    write_safetensors(str(folder / "guided.safetensors"), net.state_dict(), {**metadata, "bad_quality_rate": "0.1"})
+    return folder
+
+
+@pytest.fixture
+def files(weights) -> tuple[str, str]:
+    return str(weights / "m.safetensors"), str(weights / "t.safetensors")
+
+
+@pytest.fixture
+def upscaler(files) -> Upscaler:
+    return Upscaler.from_file(*files, device="cpu")
+
+
+@pytest.fixture
+def command(files, tmp_path, monkeypatch, capsys):
+    """Runs the command on the tiny networks in an empty folder; returns exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(["upscale", *arguments, "--model", files[0], "--tokenizer", files[1]])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def noise(*shape: int, dtype=np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
+
+
+def write(path: str, *shape: int) -> Path:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise(*(shape or (5, 4, 3)))).save(path)
+    return Path(path)
+
+
+def written(folder: str = "out") -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+
+
+# The Python API
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 50), (13, 7), (17, 16)])
+def test_any_size(upscaler, size):
+    done = []
+    made = upscaler(noise(*size, 3), done.append)
+    assert made.shape == (4 * size[0], 4 * size[1], 3) and made.dtype == np.uint8
+    assert sum(done) == upscaler.tiles(*size)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 2), (6, 5, 3), (6, 5, 4)])
+def test_numpy_comes_back_as_it_went_in(upscaler, dtype, shape):
+    made = upscaler(noise(*shape, dtype=dtype))
+    assert made.dtype == dtype and made.shape == (24, 20, *shape[2:])
+
+
+def test_numpy_and_torch_are_the_same_picture(upscaler):
+    image = noise(6, 5, 4, dtype=np.uint16)
+    tensor = torch.from_numpy(image.astype(np.float64) / 65535).permute(2, 0, 1)[None]
+    made = upscaler(tensor)
+    assert made.dtype == torch.float64 and made.min() >= 0 and made.max() <= 1
+    expected = (made[0] * 65535).round().permute(1, 2, 0).numpy()
+    assert np.abs(upscaler(image).astype(float) - expected).max() <= 1
+    assert upscaler(tensor[:, :1].float()).shape == (1, 1, 24, 20)
+
+
+def test_the_same_picture_whatever_came_before_and_another_for_another_seed(upscaler, files):
+    image = noise(9, 9, 3)
+    first = upscaler(image)
+    upscaler(noise(4, 4, 3))
+    np.testing.assert_array_equal(upscaler(image), first)
+    assert (Upscaler.from_file(*files, device="cpu", seed=1)(image) != first).any()
+
+
+def test_a_batch_of_tiles_is_as_one_by_one(files):
+    image = noise(11, 10, 3)
+    together, alone = (Upscaler.from_file(*files, device="cpu", top_k=1, batch=batch)(image) for batch in (8, 1))
+    assert np.abs(together.astype(int) - alone).max() <= 1
+
+
+def test_grey_is_the_grey_of_the_colours(upscaler):
+    grey = noise(6, 5, 1)
+    expected = upscaler(grey.repeat(3, 2)) @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(upscaler(grey)[..., 0] - expected).max() <= 1
+
+
+def test_colours_that_nobody_sees_do_not_show(upscaler):
+    one = noise(6, 5, 4)
+    one[..., 3] = 255 * (noise(6, 5) > 99)
+    other = one.copy()
+    other[one[..., 3] == 0] = (0, 255, 0, 0)
+    np.testing.assert_array_equal(upscaler(one), upscaler(other))
+
+
+def test_transparent_pixels_take_the_nearest_colour():
+    colour = torch.arange(5.0).view(1, 1, 1, 5)
+    alpha = torch.tensor([0.0, 0, 0.5, 0, 1]).view(1, 1, 1, 5)
+    assert fill_transparent(colour, alpha).flatten().tolist()[:3] == [2, 2, 2]
+    torch.testing.assert_close(fill_transparent(colour, 0 * alpha), colour)
+
+
+def test_defaults_are_those_of_the_shipped_options():
+    val = yaml.safe_load((Path(__file__).parent.parent / "options/alignvar_x4_test.yml").read_text())["val"]
+    defaults = Upscaler.__init__.__kwdefaults__
+    assert {key: val[key] for key in ("guidance", "top_k", "top_p", "temperature")} == {
+        key: defaults[key] for key in ("guidance", "top_k", "top_p", "temperature")}
+    assert defaults["seed"] == val["sample_seed"]
+
+
+def test_the_shipped_model_finds_its_tokenizer():
+    upscaler = Upscaler.from_file(device="cpu")
+    image = np.full((8, 6, 3), 128, np.uint8)
+    assert np.abs(upscaler(image).astype(int) - 128).max() < 40
+
+
+@pytest.mark.parametrize(("image", "error", "text"), [
+    ([[1]], TypeError, "not list"), (np.zeros((4, 4, 3)), TypeError, "not float64"),
+    (np.zeros((4, 4, 5), np.uint8), ValueError, r"not \(4, 4, 5\)"),
+    (np.zeros((0, 4, 3), np.uint8), ValueError, r"not \(0, 4, 3\)"),
+    (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), TypeError, "not torch.uint8"),
+    (torch.zeros(3, 4, 4), ValueError, r"not \(3, 4, 4\)"),
+    (torch.full((1, 3, 4, 4), 2.0), ValueError, "from 2 to 2"),
+    (torch.full((1, 3, 4, 4), torch.nan), ValueError, "from nan to nan")])
+def test_what_is_no_image_is_refused(upscaler, image, error, text):
+    with pytest.raises(error, match=text):
+        upscaler(image)
+
+
+@pytest.mark.parametrize(("settings", "text"), [
+    ({"top_p": 0.0}, "top_p is 0.0"), ({"temperature": 0.0}, "temperature is 0.0"), ({"top_k": -1}, "top_k is -1"),
+    ({"guidance": 6.0}, "without bad-quality samples"), ({"precision": "int8"}, "one of fp32, bf16, fp16"),
+    ({"colour": "sepia"}, "one of off, wavelet, adain"), ({"tile": 0}, "tile is 0"), ({"batch": 0}, "batch is 0"),
+    ({"device": "cuda:99"}, "no device cuda:99"), ({"device": "nonsense"}, "no device nonsense")])
+def test_settings_out_of_range_are_refused(files, settings, text):
+    with pytest.raises(UserError, match=text):
+        Upscaler.from_file(*files, **{"device": "cpu", **settings})
+
+
+def test_guidance_needs_a_model_that_saw_bad_quality(weights, files):
+    path = str(weights / "guided.safetensors")
+    guided = Upscaler.from_file(path, files[1], device="cpu", guidance=6.0)(noise(5, 5, 3))
+    assert (guided != Upscaler.from_file(path, files[1], device="cpu")(noise(5, 5, 3))).any()
+
+
+def test_models_and_tokenizers_that_do_not_belong_together(files, weights, tmp_path):
+    model, tokenizer = files
+    with pytest.raises(UserError, match="another tokenizer than alignvar_arch:weights"):
+        Upscaler.from_file(model)
+    with pytest.raises(UserError, match="another tokenizer than"):
+        Upscaler.from_file(None, tokenizer)
+    with pytest.raises(UserError, match="AlignVAR's transformer and no tokenizer"):
+        Upscaler.from_file(model, model)
+    with pytest.raises(UserError, match="AlignVAR's tokenizer and no transformer"):
+        Upscaler.from_file(tokenizer, tokenizer)
+    silent = str(tmp_path / "silent.safetensors")
+    write_safetensors(silent, small.transformer().state_dict(), {"network": json.dumps(TRANSFORMER), "scale": "4"})
+    with pytest.raises(UserError, match="does not say which tokenizer"):
+        Upscaler.from_file(silent)
+    assert Upscaler.from_file(silent, tokenizer, device="cpu")(noise(2, 2, 3)).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_other_precisions_make_nearly_the_same_picture(files, precision):
+    made = Upscaler.from_file(*files, device="cpu", precision=precision, top_k=1)(noise(8, 8, 3))
+    exact = Upscaler.from_file(*files, device="cpu", top_k=1)(noise(8, 8, 3))
+    assert made.dtype == np.uint8 and np.abs(made.astype(int) - exact).mean() < 40
+
+
+# Memory
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError(), RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried")])
+def test_running_out_of_memory_halves_the_batch_and_the_picture_is_the_same(files, error, monkeypatch):
+    upscaler = Upscaler.from_file(*files, device="cpu", top_k=1, batch=8)
+    image, told, done = noise(12, 12, 3), [], []
+    expected = upscaler(image)
+    generate = upscaler.net.generate
+
+    def greedy_for_memory(lr, *arguments, **named):
+        if len(lr) > 2:
+            raise error
+        return generate(lr, *arguments, **named)
+
+    monkeypatch.setattr(upscaler.net, "generate", greedy_for_memory)
+    made = upscaler(image, done.append, told.append)
+    assert told == ["4 tiles at once", "2 tiles at once"] and sum(done) == upscaler.tiles(12, 12)
+    assert np.abs(made.astype(int) - expected).max() <= 1
+
+
+def test_running_out_of_memory_in_decoding_takes_ever_smaller_pieces(files, monkeypatch):
+    upscaler = Upscaler.from_file(*files, device="cpu", top_k=1)
+    image, told = noise(40, 30, 3), []
+    expected = upscaler(image)
+
+    def greedy_for_memory(block, x):
+        if max(x.shape[-2:]) > 35:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(block, x)
+
+    forward = Upsample.forward
+    monkeypatch.setattr(Upsample, "forward", greedy_for_memory)
+    made = upscaler(image, less=told.append)
+    assert told == ["pieces of 80 pixels", "pieces of 40 pixels"] and np.abs(made.astype(int) - expected).max() <= 1
+
+
+def test_too_little_for_one_tile_is_a_sentence_and_other_errors_stay_themselves():
+    def never(setting):
+        raise MemoryError
+
+    tried = []
+    with pytest.raises(UserError, match="not enough memory even for the smallest piece"):
+        memory.with_less(never, [4, 2, 1], tried.append)
+    assert tried == [2, 1]
+
+    def broken(setting):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="multiplied"):
+        memory.with_less(broken, [4, 2, 1], tried.append)
+
+
+def test_as_much_is_taken_at_once_as_fits():
+    assert memory.batches(8, 1000, 100) == [8, 4, 2, 1] and memory.batches(8, 350, 100) == [3, 1]
+    assert memory.batches(8, 1, 100) == [1]
+    tokenizer = small.tokenizer()
+    whole, *rest = memory.pieces(tokenizer, 64, 48, 2**40)
+    assert whole.side == 64 and [piece.side for piece in rest] == [32, 16, 8]
+    least = memory.decode_bytes(tokenizer, 64, 48, rest[-1]._replace(keep=0))
+    for room in (least, 2 * least, 8 * least):
+        found = memory.pieces(tokenizer, 64, 48, room)
+        assert all(memory.decode_bytes(tokenizer, 64, 48, piece) <= room for piece in found[:-1])
+    assert [piece.side for piece in memory.pieces(tokenizer, 64, 48, 0)] == [8]
+    assert memory.pieces(tokenizer, 64, 48, 2**40, side=20)[0].side == 20
+
+
+def test_what_is_needed_grows_with_everything():
+    net, tokenizer = small.transformer(), small.tokenizer()
+    plain = memory.tile_bytes(net, guided=False, sampled=False)
+    assert memory.tile_bytes(net, guided=True, sampled=False) > plain
+    assert memory.tile_bytes(net, guided=False, sampled=True) > plain
+    assert memory.tile_bytes(net.bfloat16(), guided=False, sampled=False) < plain
+    upscaler = Upscaler(small.transformer(), tokenizer)
+    assert upscaler.memory(100, 200) == upscaler.memory(200, 100) > upscaler.memory(100, 100)
+
+
+def test_free_memory_is_what_the_shell_allows(monkeypatch):
+    cpu = torch.device("cpu")
+    most = memory.free(cpu)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 2**20, -1))
+    assert 0 <= memory.free(cpu) <= 2**20 < most
+
+
+def test_a_picture_for_which_memory_is_too_small_is_named_before_the_work(command, monkeypatch):
+    write("in/a.png")
+    monkeypatch.setattr("alignvar_arch.cli.upscale.free", lambda device: 2**10)
+    code, _, err = command("in", "-o", "out")
+    assert code == 1 and "cannot upscale in/a.png: 4x5 needs about" in err and not Path("out").exists()
+
+
+# The command
+
+
+def test_formats_bits_grey_and_alpha_come_out_as_they_went_in(command):
+    kinds = [("png", 1, np.uint8), ("png", 2, np.uint16), ("png", 3, np.uint16), ("png", 4, np.uint8),
+             ("tif", 3, np.uint16), ("tiff", 4, np.uint8), ("jpg", 1, np.uint8), ("JPEG", 3, np.uint8),
+             ("webp", 4, np.uint8), ("bmp", 3, np.uint8)]
+    Path("in").mkdir()
+    for number, (ending, channels, dtype) in enumerate(kinds):
+        picture = images.Picture(noise(3, 5, channels, dtype=dtype), b"profile" * 20)
+        Path(f"in/{number}.{ending}").write_bytes(images.encode(picture, images.FORMATS[f".{ending.lower()}"]))
+    code, out, err = command("in", "-o", "out")
+    assert (code, err) == (0, "") and len(out.splitlines()) == 1 + len(kinds)
+    for number, (ending, channels, dtype) in enumerate(kinds):
+        made = images.read(Path(f"out/{number}_x4.{ending}"))
+        assert made.pixels.shape == (12, 20, channels) and made.pixels.dtype == dtype
+        assert made.icc == (None if ending == "bmp" else b"profile" * 20)
+
+
+def test_a_rotated_picture_comes_out_upright(command):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(noise(4, 7, 3)).save("a.jpg", exif=exif)
+    assert command("a.jpg", "-o", "out")[0] == 0
+    with Image.open("out/a_x4.jpg") as made:
+        assert made.size == (16, 28) and made.getexif().get(274, 1) == 1
+
+
+def test_folders_globs_recursion_names_and_formats(command):
+    for path in ("in/b.png", "in/a.png", "in/sub/c.png", "in/sub/.hidden.png", "one.png"):
+        write(path)
+    Path("in/notes.txt").write_text("no picture")
+    assert command("in", "one.png", "-o", "out")[0] == 0
+    assert written() == ["a_x4.png", "b_x4.png", "one_x4.png"]
+    assert command("in", "-o", "deep", "--recursive", "--format", "webp", "--suffix", "")[0] == 0
+    assert written("deep") == ["a.webp", "b.webp", "sub/c.webp"]
+    assert command("in/**/*.png", "-o", "globbed")[0] == 0
+    assert written("globbed") == ["a_x4.png", "b_x4.png", "c_x4.png"]
+
+
+def test_results_inside_the_folder_of_the_pictures_are_not_upscaled_again(command):
+    write("in/a.png")
+    for _ in range(2):
+        assert command("in", "-o", "in/out", "--recursive")[0] == 0
+    assert written("in") == ["a.png", "out/a_x4.png"]
+
+
+def test_results_that_are_there_stay_unless_overwritten(command):
+    write("in/a.png")
+    write("in/b.png")
+    Path("out").mkdir()
+    Path("out/a_x4.png").write_text("mine")
+    code, out, _ = command("in", "-o", "out")
+    assert code == 0 and "1 of 2 results are in out already" in out and Path("out/a_x4.png").read_text() == "mine"
+    assert command("in", "-o", "out", "--overwrite")[0] == 0
+    assert images.read(Path("out/a_x4.png")).pixels.shape == (20, 16, 3)
+
+
+@pytest.mark.parametrize(("arguments", "text"), [
+    (["gone.png", "-o", "out"], "there is no gone.png"), (["empty", "-o", "out"], "there are no pictures in empty"),
+    (["in", "-o", "in"], "-o: in is also a folder"), (["in/a.png", "-o", "in", "--suffix", ""], "itself a picture"),
+    (["in/a.png", "other/a.png", "-o", "out"], "would both become out/a_x4.png"),
+    (["in", "-o", "out", "--suffix", "a/b"], "has a slash"), (["in", "-o", "out", "--batch", "0"], "at least 1"),
+    (["in", "-o", "out", "--guidance", "6"], "without bad-quality samples"),
+    (["in", "-o", "out", "--top_p", "2"], "top_p is 2.0")])
+def test_mistakes_end_before_anything_is_made(command, arguments, text):
+    write("in/a.png")
+    write("other/a.png")
+    Path("empty").mkdir()
+    code, _, err = command(*arguments)
+    assert code == 2 and text in err and err.count("\n") == 1
+    assert not Path("out").exists() and written("in") == ["a.png"]
+
+
+def test_every_bad_picture_is_named_and_the_rest_go_on(command):
+    for name in ("a", "z"):
+        write(f"in/{name}.png")
+    Path("in/empty.png").write_bytes(b"")
+    Path("in/text.jpg").write_text("no picture")
+    Path("in/cut.png").write_bytes(write("x.png", 60, 60, 3).read_bytes()[:5000])
+    Image.new("CMYK", (4, 4)).save("in/cmyk.jpg")
+    Image.new("L", (5000, 1)).save("in/wide.webp")
+    Path("in/b_x4").mkdir()
+    Path("dead.png").symlink_to("nowhere")
+    Path("x.gif").touch()
+    code, _, err = command("in", "dead.png", "x.gif", "-o", "out")
+    lines = err.splitlines()
+    assert code == 1 and lines[-1] == "basicsr: 7 failed; the others are done."
+    for name in ("empty.png", "text.jpg", "cut.png", "cmyk.jpg", "wide_x4.webp", "dead.png", "x.gif"):
+        assert sum(name in line for line in lines) == 1, name
+    assert len(lines) == 8 and written() == ["a_x4.png", "z_x4.png"]
+
+
+def test_a_folder_that_cannot_be_written_is_named_for_each_picture_before_the_work(command, monkeypatch):
+    write("in/a.png")
+    Path("out").write_text("a file")
+    monkeypatch.setattr(Upscaler, "__call__", lambda *_: pytest.fail("the work has begun"))
+    code, _, err = command("in", "-o", "out")
+    assert code == 1 and "cannot write out/a_x4.png" in err and "1 failed" in err
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_rest_go_on(command, monkeypatch):
+    write("in/a.png")
+    Path("in/locked").mkdir()
+    scandir = os.scandir
+
+    def locked(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    code, _, err = command("in", "-o", "out", "--recursive")
+    assert code == 1 and "cannot read the folder in/locked: Permission denied." in err and written() == ["a_x4.png"]
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_picture(command):
+    """A limit on the size of files stands for the disk's."""
+    write("in/a.png", 90, 90, 3)
+    write("in/b.png", 3, 3, 3)
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        code, _, err = command("in", "-o", "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert code == 1 and "cannot write out/a_x4.png: File too large." in err and written() == ["b_x4.png"]
+
+
+def test_an_interrupted_command_leaves_whole_pictures_and_says_how_to_go_on(files, tmp_path):
+    write(f"{tmp_path}/in/a.png", 3, 3, 3)
+    write(f"{tmp_path}/in/b.png", 1000, 700, 3)
+    ends = {signal.SIGINT: 130, signal.SIGTERM: 143}
+    children = {number: subprocess.Popen(
+        [sys.executable, "-u", "-m", "alignvar_arch", "upscale", "in", "-o", f"out{number.value}", "--model", files[0],
+         "--tokenizer", files[1]], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for number in ends}
+    try:
+        for number, child in children.items():
+            assert "2 pictures" in child.stdout.readline() and "a_x4.png" in child.stdout.readline()
+            child.send_signal(number)  # the second picture has begun
+            _, err = child.communicate(timeout=60)
+            assert child.returncode == ends[number] and "Traceback" not in err
+            assert "The same command does what is missing." in err
+            assert written(f"{tmp_path}/out{number.value}") == ["a_x4.png"]
+    finally:
+        for child in children.values():
+            child.kill()
+
+
+def test_the_shipped_model_upscales_a_photograph(shared, tmp_path, monkeypatch):
+    """PSNR against the photograph is that of `basicsr test` within 1 dB; tiles and rounding differ."""
+    monkeypatch.chdir(tmp_path)
+    hr = np.asarray(Image.open(shared / "data/set5/butterfly.png").convert("RGB"))
+    Image.fromarray(hr).resize((64, 64), Image.Resampling.BICUBIC).save("lr.png")
+    assert main(["upscale", "lr.png", "-o", "out", "--device", "cpu"]) == 0
+    made = np.asarray(Image.open("out/lr_x4.png")).astype(float)
+    assert made.shape == hr.shape and 10 * np.log10(255 ** 2 / np.square(made - hr).mean()) > 19
