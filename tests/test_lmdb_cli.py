@@ -111,8 +111,15 @@ def test_interrupted_extract_leaves_nothing(images, capsys, monkeypatch, there):
     if there:
         os.mkdir("out")
     before, imencode = sorted(os.listdir()), cv2.imencode
+    signals = iter([signal.SIGINT])  # one: a second would interrupt the wait for the threads
+
+    def interrupting(*arguments):
+        for number in signals:
+            signal.raise_signal(number)
+        return imencode(*arguments)
+
     with monkeypatch.context() as patch:
-        patch.setattr(cv2, "imencode", lambda *arguments: signal.raise_signal(signal.SIGINT) or imencode(*arguments))
+        patch.setattr(cv2, "imencode", interrupting)
         assert basicsr(capsys, "extract", "x.lmdb", "-o", "out")[0] == 130
     assert sorted(os.listdir()) == before and not (there and os.listdir("out"))
     assert basicsr(capsys, "extract", "x.lmdb", "-o", "out") == (0, "out: 3 of 3 records\n")
