@@ -4,6 +4,7 @@ import small
 import torch
 
 from alignvar_arch.archs import AlignVARTokenizer
+from alignvar_arch.archs.layers.conv import SpatialAttention
 from alignvar_arch.losses import VQLoss
 
 
@@ -80,3 +81,19 @@ def test_wrong_sizes_and_settings_are_refused():
         AlignVARTokenizer(target="residue")
     with pytest.raises(TypeError):
         AlignVARTokenizer(chanels=32)
+
+
+@torch.no_grad()
+def test_attention_over_large_maps_is_by_windows_that_leave_no_seam(monkeypatch):
+    torch.manual_seed(0)
+    attention, x = SpatialAttention(32), torch.randn(2, 32, 19, 40)
+    whole = attention(x)
+    monkeypatch.setattr(SpatialAttention, "window", 16)
+    near = attention(x)
+    assert (near - whole).abs().max() > 1e-4  # windows, indeed
+    monkeypatch.setattr(SpatialAttention, "window", 40)
+    torch.testing.assert_close(attention(x), whole)
+    # Where every window sees the same, so does every position: the weights add up to one.
+    monkeypatch.setattr(SpatialAttention, "window", 16)
+    flat = torch.ones(1, 32, 40, 24) * torch.randn(1, 32, 1, 1)
+    torch.testing.assert_close(attention(flat), attention(flat[..., :16, :16])[..., :1, :1].expand_as(flat))

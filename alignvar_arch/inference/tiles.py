@@ -9,6 +9,7 @@ from math import gcd
 import torch
 import torch.nn.functional as F
 
+from alignvar_arch.archs.layers.windows import blending, cover
 from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 
 
@@ -50,12 +51,9 @@ class Tiling:
     def starts(self, length: int) -> list[int]:
         """Return where tiles begin along a side: as few as cover it, spread evenly."""
         tile, room = self.tile // self.step, self.padded(length) // self.step
-        if room == tile:
-            return [0]
         # An overlap that is no multiple of the step is rounded up, unless that would leave none.
         overlap = min(-(-self.overlap // self.step), tile - 1)
-        count = -(-(room - overlap) // (tile - overlap))
-        return [round(i * (room - tile) / (count - 1)) * self.step for i in range(count)]
+        return [start * self.step for start in cover(room, tile, overlap)]
 
     def places(self, height: int, width: int) -> list[tuple[int, int]]:
         """Return top and left of all tiles of a picture, row by row."""
@@ -101,13 +99,6 @@ def cut(lr: torch.Tensor, *others: torch.Tensor, tiling: Tiling,
                                     p.left * s:(p.left + tiling.tile) * s] for p in some]) for x, s in padded]
 
 
-def window(side: int, device: torch.device) -> torch.Tensor:
-    """Return Gaussian blending weights (side, side), highest in the middle, with σ a quarter of the side."""
-    place = (torch.arange(side, device=device) + 0.5) / side - 0.5
-    weight = torch.exp(-8 * place.square())
-    return weight[:, None] * weight
-
-
 def blended(function: Callable[..., torch.Tensor], lr: torch.Tensor, *others: torch.Tensor, tiling: Tiling,
             scale: int) -> torch.Tensor:
     """Run ``function`` on all tiles and blend what it makes.
@@ -125,7 +116,7 @@ def blended(function: Callable[..., torch.Tensor], lr: torch.Tensor, *others: to
         made = function(places, *tiles)
         if total is None:
             side = made.shape[-1]
-            weights = window(side, made.device)
+            weights = blending(side, side, made.device)
             shape = [tiling.padded(length) * side // tiling.tile for length in lr.shape[-2:]]
             total = weights.new_zeros(len(lr), made.shape[1], *shape)
             weight = weights.new_zeros(len(lr), 1, *shape)

@@ -6,6 +6,7 @@ from torch import nn
 
 from alignvar_arch.archs.layers.attention import attend
 from alignvar_arch.archs.layers.group_norm import add, group_norm, norm_silu
+from alignvar_arch.archs.layers.windows import blending, cover
 
 
 class ResidualBlock(nn.Module):
@@ -25,7 +26,13 @@ class ResidualBlock(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Single-head attention among the places of a map, residual; (B, C, H, W) → same."""
+    """Single-head attention over all positions of a map.
+
+    Larger maps than ``window`` a side, which no training has seen, are attended to in overlapping windows, blended: all
+    pairs of a 12-megapixel picture's positions would take hours on a CPU (benchmarks/README.md has what it changes).
+    """
+
+    window = 64
 
     def __init__(self, width: int):
         super().__init__()
@@ -34,8 +41,25 @@ class SpatialAttention(nn.Module):
         self.proj_out = nn.Conv2d(width, width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = rearrange(self.qkv(self.norm(x)), "b (three c) h w -> three b 1 (h w) c", three=3)
-        return add(x, self.proj_out(rearrange(attend(q, k, v), "b 1 (h w) c -> b c h w", h=x.shape[2])))
+        qkv = self.qkv(self.norm(x))
+        return add(x, self.proj_out(_attend(qkv) if max(x.shape[2:]) <= self.window else self._by_windows(qkv)))
+
+    def _by_windows(self, qkv: torch.Tensor) -> torch.Tensor:
+        height, width = qkv.shape[2:]
+        sides = min(height, self.window), min(width, self.window)
+        weight = blending(*sides, qkv.device).to(qkv.dtype)
+        total, weights = torch.zeros_like(qkv[:, :qkv.shape[1] // 3]), torch.zeros_like(qkv[:1, :1])
+        for top in cover(height, sides[0], sides[0] // 2):
+            for left in cover(width, sides[1], sides[1] // 2):
+                area = ..., slice(top, top + sides[0]), slice(left, left + sides[1])
+                total[area] += _attend(qkv[area]) * weight
+                weights[area] += weight
+        return total / weights
+
+
+def _attend(qkv: torch.Tensor) -> torch.Tensor:
+    q, k, v = rearrange(qkv, "b (three c) h w -> three b 1 (h w) c", three=3)
+    return rearrange(attend(q, k, v), "b 1 (h w) c -> b c h w", h=qkv.shape[2])
 
 
 class Downsample(nn.Module):
