@@ -341,6 +341,12 @@ def test_folders_globs_recursion_names_and_formats(command):
     assert written("globbed") == ["a_x4.png", "b_x4.png", "c_x4.png"]
 
 
+def test_one_picture_may_be_given_its_name(command):
+    write("in/a.png")
+    assert command("in/a.png", "-o", "out/b.webp")[0] == 0
+    assert written() == ["b.webp"] and images.read(Path("out/b.webp")).pixels.shape == (20, 16, 3)
+
+
 def test_results_inside_the_folder_of_the_pictures_are_not_upscaled_again(command):
     write("in/a.png")
     for _ in range(2):
@@ -364,6 +370,8 @@ def test_results_that_are_there_stay_unless_overwritten(command):
     (["in", "-o", "in"], "-o: in is also a folder"), (["in/a.png", "-o", "in", "--suffix", ""], "itself a picture"),
     (["in/a.png", "other/a.png", "-o", "out"], "would both become out/a_x4.png"),
     (["in", "-o", "out", "--suffix", "a/b"], "has a slash"), (["in", "-o", "out", "--batch", "0"], "at least 1"),
+    (["in", "-o", "out.png"], "is one picture's name"), (["in/a.png", "-o", "in/a.png"], "itself the picture"),
+    (["in/a.png", "-o", "out.png", "--format", "jpg"], "is not of --format jpg"),
     (["in", "-o", "out", "--guidance", "6"], "without bad-quality samples"),
     (["in", "-o", "out", "--top_p", "2"], "top_p is 2.0")])
 def test_mistakes_end_before_anything_is_made(command, arguments, text):

@@ -116,7 +116,8 @@ def _say_less(less: str) -> None:
 def _parser() -> options.Parser:
     parser = options.Parser(prog="basicsr upscale", description=__doc__, allow_abbrev=False)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, folders, globs")
-    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="where the results go")
+    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER",
+                        help="where the results go; for one picture also a FILE.png")
     parser.add_argument("--recursive", action="store_true", help="take sub-folders too, and keep them in the results")
     parser.add_argument("--format", choices=["same", "png", "jpg", "webp", "tiff"], default="same",
                         help="of the results (same); jpg and webp have 8 bits, and in jpg white shows through")

@@ -24,16 +24,19 @@ def find(places: list[str], output: Path, *, recursive: bool, suffix: str, kind:
 
     Args:
         places: files, folders or globs (`**` means any depth).
-        output: the folder of the results; sub-folders of a folder among the places are kept in it.
+        output: the folder of the results; sub-folders of a folder among the places are kept in it. Or, where the only
+            place is a file, the name of the result, which then tells its format.
         recursive: whether folders are taken with their sub-folders.
         suffix: what a result's name has behind the source's, before the dot.
         kind: the results' format, png, jpg, webp or tiff, or same.
         failed: gets a sentence for every folder that cannot be read and every file whose format is not plain.
 
     Raises:
-        UserError: a place is missing, the output folder is among the places, or a result would replace another or a
-            source.
+        UserError: a place is missing, the output folder is among the places, a result would replace another or a
+            source, or one name is given for several results.
     """
+    if output.suffix.lower() in FORMATS and not output.is_dir():
+        return [_named(places, output, kind)]
     jobs: dict[Path, Job] = {}
     for place in places:
         for root in _expanded(place):
@@ -56,6 +59,17 @@ def find(places: list[str], output: Path, *, recursive: bool, suffix: str, kind:
             raise UserError(f"{job.target} is itself a picture to be upscaled; name another folder with -o, or another "
                             "--suffix.")
     return list(jobs.values())
+
+
+def _named(places: list[str], output: Path, kind: str) -> Job:
+    sources = [path for place in places for path in _expanded(place)]
+    if len(sources) > 1 or sources[0].is_dir():
+        raise UserError(f"-o: {output} is one picture's name, and more than one may be made; name a folder.")
+    if kind != "same" and FORMATS[output.suffix.lower()] != FORMATS[f".{kind}"]:
+        raise UserError(f"-o: {output} is not of --format {kind}; leave --format out.")
+    if os.path.realpath(sources[0]) == os.path.realpath(output):
+        raise UserError(f"-o: {output} is itself the picture to be upscaled; name another.")
+    return Job(sources[0], output)
 
 
 def _expanded(place: str) -> list[Path]:
