@@ -1,4 +1,4 @@
-"""The one exception that a user's own mistake raises."""
+"""What ends a command: a user's own mistake, or a signal."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints it on stderr without a traceback and exits with 2.
     """
+
+
+class Terminated(BaseException):
+    """SIGTERM, so that a run can say how to resume it before it ends."""

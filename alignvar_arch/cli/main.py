@@ -10,7 +10,7 @@ import warnings
 
 from alignvar_arch.cli import plugins
 from alignvar_arch.compat.registries import nearest
-from alignvar_arch.errors import UserError
+from alignvar_arch.errors import Terminated, UserError
 
 COMMANDS = {
     "train": "train a network from an options file",
@@ -24,10 +24,6 @@ COMMANDS = {
     "doctor": "versions, device, what is missing and how to mend it",
 }
 HELP = "usage: basicsr COMMAND …\n\n{}\n\n`basicsr COMMAND -h` shows a command's flags."
-
-
-class Terminated(BaseException):
-    """SIGTERM, so that a run can say how to resume it before it ends."""
 
 
 def main(argv: list[str] | None = None) -> int:

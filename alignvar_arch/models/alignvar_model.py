@@ -1,4 +1,5 @@
 """Training and testing AlignVAR: teacher forcing with gated ground-truth tokens, CE + λ·HCC, cached generation."""
+import random
 from collections import OrderedDict
 
 import torch
@@ -33,8 +34,8 @@ class AlignVARModel(TokenModel):
     """Trains ``network_g: AlignVAR`` on the token maps of a frozen ``network_tokenizer: AlignVARTokenizer``.
 
     Options read from ``train``: ``ce_opt`` and ``hcc_opt`` (losses), ``bad_quality_rate`` (share p of samples whose GT
-    is replaced by its own degraded picture under the bad label, for guidance; default 0), ``grad_clip`` (largest
-    gradient norm, default none). From ``val``: ``guidance`` (default 0), ``top_k`` (default 1, greedy), ``top_p``,
+    is replaced by its own degraded picture under the bad label, for guidance; default 0), ``checkpointing`` (blocks
+    are computed again in the backward pass, to save memory; default false). From ``val``: ``guidance`` (default 0), ``top_k`` (default 1, greedy), ``top_p``,
     ``temperature``, ``sample_seed`` (default 0), ``token_metrics`` (default true: cross-entropy and accuracy per scale
     where GT is there), ``colour`` (``off``, ``wavelet`` or ``adain``: colours taken from the LR; default off),
     ``tile_overlap``, ``tile_batch``, ``decode_tile``.
@@ -76,25 +77,28 @@ class AlignVARModel(TokenModel):
         self.cri_ce = build_loss(train_opt["ce_opt"]).to(self.device)
         self.cri_hcc = build_loss(train_opt["hcc_opt"]).to(self.device) if train_opt.get("hcc_opt") else None
         self.bad_quality_rate = train_opt.get("bad_quality_rate", 0.0)
-        self.noise = torch.Generator().manual_seed(self.opt["manual_seed"])  # of `sca: random`
 
     def metadata(self):
         return {**super().metadata(), "bad_quality_rate": str(self.bad_quality_rate),
                 "codebook": codebook_hash(self.tokenizer.quantize.embedding.weight)}
 
-    @torch.no_grad()
     def _encode(self, gt: torch.Tensor, lr: torch.Tensor) -> tuple[Encoded, torch.Tensor, torch.Tensor]:
         """Return the tokenised GT, its tokens (B, L) and the teacher-forced input (B, L − 1, C)."""
-        encoded = self.tokenizer.encode(self.tokenizer.to_target(gt, lr))
-        pyramid = self.tokenizer.quantize
-        return encoded, pyramid.flatten(encoded.maps), pyramid.teacher_input(encoded.cumulative)
+        with torch.inference_mode():
+            encoded = self.tokenizer.encode(self.tokenizer.to_target(gt, lr))
+            pyramid = self.tokenizer.quantize
+            tokens, teacher = pyramid.flatten(encoded.maps), pyramid.teacher_input(encoded.cumulative)
+        # Copies: what inference mode has made cannot be kept for a backward pass.
+        return (Encoded(encoded.latent.clone(), encoded.maps, [f_hat.clone() for f_hat in encoded.cumulative]),
+                tokens.clone(), teacher.clone())
 
-    def _degrade_some(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _degrade_some(self, gt: torch.Tensor, lr: torch.Tensor,
+                      seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return GT, some replaced by their own degraded picture, and the quality labels (B,)."""
-        bad = torch.rand(len(self.gt), device=self.device) < self.bad_quality_rate
-        gt = self.gt
-        if bad.any():
-            gt = torch.where(bad.view(-1, 1, 1, 1), bicubic(self.lq, gt.shape[-2:]).clamp(0, 1), gt)
+        bad = torch.tensor([random.Random(seed).random() < self.bad_quality_rate for seed in seeds],
+                           device=self.device)
+        if any(bad):
+            gt = torch.where(bad.view(-1, 1, 1, 1), bicubic(lr, gt.shape[-2:]).clamp(0, 1), gt)
         return gt, torch.where(bad, BAD, GOOD)
 
     def _hcc(self, logits: torch.Tensor, encoded: Encoded) -> torch.Tensor | None:
@@ -105,28 +109,34 @@ class AlignVARModel(TokenModel):
         self.scale_log.add("train/hcc_floor", hcc.floor)
         return hcc.loss if self.cri_hcc.loss_weight > 0 else None
 
-    def optimize_parameters(self, current_iter):
-        gt, quality = self._degrade_some()
-        encoded, tokens, teacher = self._encode(gt, self.lq)
-        structure = self.get_bare_model(self.net_g).structure(self.lq, self.noise)
-        logits, masks = self.net_g(self.lq, teacher, quality, structure)
+    def losses(self, part):
+        net, seeds = self.get_bare_model(self.net_g), self.sample_seeds(part)
+        gt, quality = self._degrade_some(self.gt[part], self.lq[part], seeds)
+        lr = self.lq[part]
+        with self.stepper.autocast():
+            encoded, tokens, teacher = self._encode(gt, lr)
+        maps = structure(net, lr, seeds)
+        with self.stepper.autocast():
+            logits, masks = self.net_g(lr, teacher, quality, maps)
         losses = OrderedDict(l_ce=self.cri_ce(logits, tokens))
         hcc = self._hcc(logits, encoded) if self.cri_hcc is not None else None
         if hcc is not None:
             losses["l_hcc"] = hcc
-        self.optimise(sum(losses.values()), current_iter)
+        losses["accuracy"] = self._log_by_scale(logits.detach(), tokens, masks)
+        return losses
 
-        spans, logits = self.tokenizer.schedule.spans, logits.detach()
+    def _log_by_scale(self, logits: torch.Tensor, tokens: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
+        """Gather figures by scale; return the accuracy over all tokens."""
+        spans = self.tokenizer.schedule.spans
         accuracy = scale_accuracy(logits, tokens, spans)
         self.scale_log.add("train/cross_entropy", scale_cross_entropy(logits, tokens, spans))
         self.scale_log.add("train/accuracy", accuracy)
         if masks is not None:
-            masks = masks.detach()
+            masks = masks.detach().float()
             self.scale_log.add("train/mask_mean", torch.stack([masks[:, span].mean() for span in spans]))
             self.scale_log.add("train/mask_spread", torch.stack([masks[:, span].std(correction=0) for span in spans]))
         lengths = accuracy.new_tensor(self.tokenizer.schedule.lengths)
-        losses["accuracy"] = (accuracy * lengths).sum() / lengths.sum()
-        self.log_dict = self.reduce_loss_dict(losses)
+        return (accuracy * lengths).sum() / lengths.sum()
 
     def make_picture(self, net):
         val = self.opt.get("val") or {}

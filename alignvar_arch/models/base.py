@@ -1,8 +1,10 @@
-"""What both AlignVAR models add to SRModel: EMA with buffers, checkpoints with metadata, pictures of any size."""
+"""What both AlignVAR models add to SRModel: the step, EMA with buffers, checkpoints with metadata, pictures of any size.
+"""
 import inspect
 import json
 import math
 import os
+from collections import OrderedDict
 
 import torch
 from basicsr.archs import build_network
@@ -14,17 +16,25 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from alignvar_arch import checkpoints
 from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
+from alignvar_arch.models.optimisers import LinearWarmupCosineLR, decay_groups
 from alignvar_arch.models.scale_log import ScaleLog
+from alignvar_arch.models.stepping import PRECISIONS, Stepper
+from alignvar_arch.training import rng
 
 
 class TokenModel(SRModel):
     """An SRModel whose network sees square pictures of one size; validation tiles whatever it is given.
 
-    Options read from ``val``: ``tile_overlap`` (LR pixels, default a quarter of a tile), ``tile_batch`` (tiles at once,
+    Options read from ``train``: ``precision`` (``fp32``, ``bf16`` or ``fp16``; losses, tokens, optimiser and averages stay
+    fp32; default fp32), ``accumulate`` (micro-batches that a batch is taken apart into to save memory; default 1),
+    ``grad_clip`` (largest gradient norm, default none), ``ema_decay`` (default 0, no average) and ``ema_offload`` (the
+    average in main memory; default false), ``compile`` (torch.compile; default false).
+    From ``val``: ``tile_overlap`` (LR pixels, default a quarter of a tile), ``tile_batch`` (tiles at once,
     default 8) and ``decode_tile`` (side of the tiles of decoding, latent pixels, default none: the picture at once).
     """
 
     scale_log: ScaleLog
+    stepper: Stepper
 
     def init_training_settings(self):
         train_opt, load_path = self.opt["train"], self.opt["path"].get("pretrain_network_g")
@@ -35,42 +45,116 @@ class TokenModel(SRModel):
         self.from_scratch = load_path is None or bool(self.opt["path"].get("resume_state"))
         if self.ema_decay > 0:
             get_root_logger().info(f"Use Exponential Moving Average with decay: {self.ema_decay}")
-            self.net_g_ema = build_network(self.opt["network_g"]).to(self.device).eval()
+            where = "cpu" if train_opt.get("ema_offload", False) else self.device
+            self.net_g_ema = build_network(self.opt["network_g"]).to(where).eval().requires_grad_(False)
             self.model_ema(0)  # also what the file lacks, and starts fresh, starts as it does there
             if load_path is not None and "params_ema" in checkpoints.read(load_path)[0]:
                 self.load_network(self.net_g_ema, load_path, self.opt["path"].get("strict_load_g", True), "params_ema")
         self.build_losses()
         self.setup_optimizers()
         self.setup_schedulers()
+        self.stepper = Stepper(self.net_g, self.optimizer_g, self.device, parts=train_opt.get("accumulate", 1),
+                               precision=train_opt.get("precision", "fp32"), clip=train_opt.get("grad_clip"))
 
     def build_losses(self) -> None:
         """Set up the losses that the options name."""
         raise NotImplementedError(f"{type(self).__name__} must build its losses")
 
+    def setup_optimizers(self):
+        """Weight decay for the weights of linears and convolutions only; fused, unless the options say otherwise."""
+        settings = {"fused": True, **self.opt["train"]["optim_g"]}
+        self.optimizer_g = self.get_optimizer(settings.pop("type"), decay_groups(self.get_bare_model(self.net_g)),
+                                              **settings)
+        self.optimizers.append(self.optimizer_g)
+
+    def setup_schedulers(self):
+        settings = dict(self.opt["train"].get("scheduler") or {"type": "LinearWarmupCosineLR"})
+        if settings["type"] != "LinearWarmupCosineLR":
+            super().setup_schedulers()
+            return
+        del settings["type"]
+        total = int(self.opt["train"]["total_iter"])
+        self.schedulers.append(LinearWarmupCosineLR(self.optimizer_g, total, **settings))
+
+    def get_current_learning_rate(self):
+        return [self.optimizer_g.param_groups[0]["lr"]]  # both groups have the same
+
     def feed_data(self, data):
         self.__dict__.pop("gt", None)  # a test set without GT must not meet the last batch's
         super().feed_data(data)
+        self.places = data.get("place")
 
-    def optimise(self, loss: torch.Tensor, current_iter: int) -> None:
-        """Take one step down ``loss``, with the options' clipping and averaging."""
+    def sample_seeds(self, part: slice) -> list[int]:
+        """Return a seed for each of some images of the batch.
+
+        It follows from the run's seed and the image's place in the run, so that what is drawn for an image does not
+        depend on the process that it falls to, nor on what was drawn before.
+        """
+        places = self.places
+        if places is None:  # a batch of another loader than the run's
+            places = torch.tensor([[self.iteration, number] for number in range(len(self.lq))])
+        return [rng.sample_seed(self.opt["manual_seed"], *place) for place in places[part].tolist()]
+
+    def losses(self, part: slice) -> OrderedDict[str, torch.Tensor]:
+        """Return the figures, 0-dim means, of some images of the batch; those named ``l_…`` are summed and minimised.
+
+        The network computes within ``self.stepper.autocast()``, losses in fp32 outside of it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must compute its losses")
+
+    def optimize_parameters(self, current_iter):
+        """Take one step down the losses, with the options' precision, accumulation, clipping and averaging."""
         self.iteration = current_iter
-        self.optimizer_g.zero_grad()
-        loss.backward()
-        if self.opt["train"].get("grad_clip"):
-            torch.nn.utils.clip_grad_norm_(self.net_g.parameters(), self.opt["train"]["grad_clip"])
-        self.optimizer_g.step()
+        size, total = len(self.lq) // self.stepper.parts, OrderedDict()
+        for number in range(self.stepper.parts):
+            with self.stepper.micro_batch(number):
+                figures = self.losses(slice(number * size, (number + 1) * size))
+                self.stepper.backward(sum(value for name, value in figures.items() if name.startswith("l_")))
+            for name, value in figures.items():
+                total[name] = total.get(name, 0) + value.detach() / self.stepper.parts
+        self.stepper.step()
+        self.log_dict = OrderedDict(total, grad_norm=self.stepper.norm)
         if self.ema_decay > 0:
             # The first steps from scratch count less in the average, so that the start is soon forgotten.
             warm = current_iter / (current_iter + 9) if self.from_scratch else 1.0
             self.model_ema(min(self.ema_decay, warm))
 
+    def get_current_log(self):
+        """Return the last step's figures, the mean over the processes; every process must call it.
+
+        They stay on their device until then: a step waits for nothing.
+        """
+        values = torch.stack([value.float() for value in self.log_dict.values()])
+        if self.opt["dist"]:
+            torch.distributed.all_reduce(values)
+            values /= self.opt["world_size"]
+        return OrderedDict(zip(self.log_dict, values.tolist(), strict=True))
+
+    def skipped_in_a_row(self) -> int:
+        """Return how many of the last steps were skipped because their gradients were not finite."""
+        return int(self.stepper.in_a_row)
+
+    def training_state(self) -> dict:
+        """Return what a resumed run needs beside weights, optimisers and schedulers."""
+        return {"stepper": self.stepper.state_dict(), "scale_log": self.scale_log.state_dict()}
+
+    def load_training_state(self, state: dict) -> None:
+        """Put back what ``training_state`` gave."""
+        if state:
+            self.stepper.load_state_dict(state["stepper"])
+            self.scale_log.load_state_dict(state["scale_log"], self.device)
+
     @torch.no_grad()
     def model_ema(self, decay=0.999):
         """Move the averaged parameters towards the trained ones; buffers are copied."""
         net, ema = self.get_bare_model(self.net_g), self.net_g_ema
-        torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
-        for own, trained in zip(ema.buffers(), net.buffers(), strict=True):
-            own.copy_(trained)
+        where = next(ema.parameters()).device
+        trained = [entry.detach().to(where, non_blocking=True) for entry in net.parameters()]
+        if where.type == "cpu" and self.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()  # the copies have arrived
+        torch._foreach_lerp_(list(ema.parameters()), trained, 1 - decay)
+        for own, entry in zip(ema.buffers(), net.buffers(), strict=True):
+            own.copy_(entry)
 
     def make_picture(self, net: torch.nn.Module) -> torch.Tensor:
         """Return the pictures (B, 3, H, W) in [0, 1] that ``net`` makes of the current data."""
@@ -92,8 +176,24 @@ class TokenModel(SRModel):
                 "decode_tile": val.get("decode_tile")}
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
-        super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
-        self.scale_log.report(dataloader.dataset.opt["name"], tb_logger, current_iter)
+        name, offloaded = dataloader.dataset.opt["name"], (self.opt.get("train") or {}).get("ema_offload", False)
+        if offloaded:
+            self.net_g_ema.to(self.device)
+        self.sample = None
+        try:
+            super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+        finally:
+            if offloaded:
+                self.net_g_ema.to("cpu")
+        self.scale_log.report(name, tb_logger, current_iter)
+        if tb_logger and self.sample is not None:
+            tb_logger.add_image(f"{name}/first", self.sample, current_iter)
+
+    def get_current_visuals(self):
+        visuals = super().get_current_visuals()
+        if getattr(self, "sample", None) is None:
+            self.sample = visuals["result"][0].clamp(0, 1)
+        return visuals
 
     def metadata(self) -> dict[str, str]:
         """What a checkpoint says of itself: the network's options, the scale, the iteration."""
@@ -134,10 +234,30 @@ def check_geometry(opt: dict, tokenizer_key: str) -> None:
     check_range(opt, "val.tile_batch", 1, whole=True)
     if (opt.get("val") or {}).get("decode_tile") is not None:  # null decodes the picture at once
         check_range(opt, "val.decode_tile", 1, whole=True)
-    if (opt.get("train") or {}).get("grad_clip") is not None:  # null is no clipping
-        check_range(opt, "train.grad_clip", 0)
+    if opt["is_train"]:
+        _check_step(opt)
     if not opt["is_train"] and not opt["path"].get("pretrain_network_g"):
         raise UserError("path.pretrain_network_g: missing; a test needs trained weights.")
+
+
+def _check_step(opt: dict) -> None:
+    train = opt["train"]
+    if train.get("grad_clip") is not None:  # null is no clipping
+        check_range(opt, "train.grad_clip", 0)
+    if train.get("precision", "fp32") not in PRECISIONS:
+        raise UserError(f"train.precision: is {train['precision']!r}, but must be one of {', '.join(PRECISIONS)}.")
+    check_range(opt, "train.accumulate", 1, whole=True)
+    batch, parts = opt["datasets"]["train"]["batch_size_per_gpu"], train.get("accumulate", 1)
+    if batch % parts:
+        raise UserError(f"train.accumulate: is {parts}, which does not divide datasets.train.batch_size_per_gpu, "
+                        f"{batch}; each step takes its batch in so many equal parts.")
+    for key in ("ema_offload", "compile", "checkpointing"):
+        if not isinstance(train.get(key, False), bool):
+            raise UserError(f"train.{key}: is {train[key]!r}, but must be true or false.")
+    scheduler = train.get("scheduler")
+    if scheduler and scheduler.get("type") == "LinearWarmupCosineLR" and train.get("warmup_iter", -1) > 0:
+        raise UserError("train.warmup_iter: LinearWarmupCosineLR has a warm-up of its own; set train.scheduler.warmup "
+                        "instead.")
 
 
 def check_range(opt: dict, path: str, low: float, high: float = math.inf, whole: bool = False) -> None:

@@ -15,6 +15,14 @@ class ScaleLog:
         total, seen = self.sums.get(name, (0, 0))
         self.sums[name] = (total + values.detach().float(), seen + count)
 
+    def state_dict(self) -> dict[str, tuple[torch.Tensor, int]]:
+        """Return what is gathered, on the CPU."""
+        return {name: (total.cpu(), seen) for name, (total, seen) in self.sums.items()}
+
+    def load_state_dict(self, state: dict, device: torch.device) -> None:
+        """Put back what ``state_dict`` gave."""
+        self.sums = {name: (total.to(device), seen) for name, (total, seen) in state.items()}
+
     def report(self, data_name: str, tb_logger, step: int | str) -> None:
         """Log the means since the last report as a table, a column a scale, and send them to TensorBoard.
 

@@ -21,7 +21,7 @@ class AlignVARTokenizerModel(TokenModel):
     Options read from ``train``: ``pixel_opt``, ``vq_opt``, ``lpips_opt`` (losses), ``quantise_from`` (iterations that
     decode the latent itself before the codebook is placed, default 0; from scratch only), ``revive_freq`` (iterations
     between revivals of dead codes, default 50, 0 never), ``revive_until`` (last iteration that revives, default 80 % of
-    total_iter), ``grad_clip`` (largest gradient norm, default none).
+    total_iter).
     """
 
     reads_gt = True  # its picture is a reconstruction, and whoever shows it beside others must say so
@@ -78,28 +78,43 @@ class AlignVARTokenizerModel(TokenModel):
         if place or (every and start < current_iter <= until and current_iter % every == 0):
             with torch.no_grad():
                 moved = revive(net.quantize, net.encode_latent(net.to_target(self.gt, self.lq)))
+            if self.opt["dist"]:  # each process has moved them onto its own latents
+                torch.distributed.broadcast(net.quantize.embedding.weight.data, 0)
+                torch.distributed.broadcast(net.quantize.ema_vocab_hit_SV, 0)
             if moved:
                 get_root_logger().info(
                     f"Iteration {current_iter}: moved {moved} dead codes of {net.quantize.codebook_size}.")
         return current_iter > start
 
     def optimize_parameters(self, current_iter):
-        quantise = self._tend_codebook(current_iter)
-        self.output, encoded = self.net_g(self.gt, self.lq, quantise)
-        losses = OrderedDict(l_pix=self.cri_pix(self.output, self.gt))
+        self.quantise = self._tend_codebook(current_iter)
+        super().optimize_parameters(current_iter)
+
+    def losses(self, part):
+        gt, lr = self.gt[part], self.lq[part]
+        with self.stepper.autocast():
+            made, encoded = self.net_g(gt, lr, self.quantise)
+        losses = OrderedDict(l_pix=self.cri_pix(made, gt))
         # Times zero, not left out: data-parallel training wants every parameter in the graph.
-        losses["l_vq"] = self.cri_vq(encoded) * float(quantise)
+        losses["l_vq"] = self.cri_vq(encoded) * float(self.quantise)
         if self.cri_lpips is not None:
-            losses["l_lpips"] = self.cri_lpips(self.output, self.gt)
-        self.optimise(sum(losses.values()), current_iter)
+            losses["l_lpips"] = self.cri_lpips(made, gt)
         with torch.no_grad():
             pyramid = self.get_bare_model(self.net_g).quantize
-            hits = count_hits(pyramid, encoded.maps) if quantise else torch.zeros_like(pyramid.ema_vocab_hit_SV)
+            hits = count_hits(pyramid, encoded.maps) if self.quantise else torch.zeros_like(pyramid.ema_vocab_hit_SV)
             self.hits = self.hits + hits
             latent = encoded.latent
             losses["vq_error"] = (encoded.cumulative[-1] - latent).square().mean() / latent.var()
             losses["codes_hit"] = (hits.sum(0) > 0).float().mean()
-        self.log_dict = self.reduce_loss_dict(losses)
+        return losses
+
+    def training_state(self):
+        return {**super().training_state(), "hits": self.hits.cpu() if torch.is_tensor(self.hits) else self.hits}
+
+    def load_training_state(self, state):
+        super().load_training_state(state)
+        hits = state.get("hits", 0)
+        self.hits = hits.to(self.device) if torch.is_tensor(hits) else hits
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
         if self.is_train and torch.is_tensor(self.hits):

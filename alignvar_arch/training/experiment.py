@@ -1,0 +1,61 @@
+"""A run's folders and its log: made only once options, data and networks have been found good."""
+
+import logging
+import logging.handlers
+import os
+from pathlib import Path
+
+from basicsr.train import init_tb_loggers
+from basicsr.utils import get_env_info, get_root_logger, get_time_str, make_exp_dirs, mkdir_and_rename
+from basicsr.utils.options import copy_opt_file, dict2str
+
+_FOLDERS = ("experiments_root", "models", "training_states", "log", "visualization")
+_ALL = 10**6  # records held back, more than there ever are
+
+
+class HeldBack:
+    """Keeps what is logged before the log file may exist, and gives it to the file when it does."""
+
+    def __init__(self):
+        self.logger = get_root_logger()
+        self.logger.setLevel(logging.INFO)
+        self._held = logging.handlers.MemoryHandler(_ALL, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+        self.logger.addHandler(self._held)
+
+    def into(self, file: str) -> None:
+        """Opens `file`, in which everything stands from now on, what was held back first."""
+        handler = logging.FileHandler(file, "w", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
+        self._held.setTarget(handler)
+        self._held.close()
+        self.logger.removeHandler(self._held)
+        self.logger.addHandler(handler)
+
+
+def make(opt: dict, file: str, held: HeldBack, resumed: bool):
+    """Makes the run's folders, archiving those of an older one of its name, its log and its TensorBoard.
+
+    Args:
+        opt: complete options.
+        file: the options file, a copy of which goes to the experiment.
+        held: what has been logged so far.
+        resumed: whether the run goes on in the folders that are there.
+
+    Returns:
+        The TensorBoard writer, or None where the options want none or on another rank than 0.
+    """
+    if opt["rank"] != 0:
+        return None
+    if resumed:
+        for key in _FOLDERS:
+            os.makedirs(opt["path"][key], exist_ok=True)
+    else:
+        make_exp_dirs(opt)
+        board = Path(opt["root_path"], "tb_logger", opt["name"])
+        if opt["logger"].get("use_tb_logger") and "debug" not in opt["name"] and board.exists():
+            mkdir_and_rename(str(board))
+    copy_opt_file(file, opt["path"]["experiments_root"])
+    held.into(os.path.join(opt["path"]["log"], f"train_{opt['name']}_{get_time_str()}.log"))
+    held.logger.info(get_env_info())
+    held.logger.info(dict2str(opt))
+    return init_tb_loggers(opt)

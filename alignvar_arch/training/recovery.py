@@ -1,0 +1,94 @@
+"""Steps whose gradients are not finite: skipped, counted, and after too many in a row the run goes back or stops."""
+
+import functools
+import logging
+
+import torch
+from basicsr.models.base_model import BaseModel
+
+LIMIT, THEN = 10, "halve"
+_HALVINGS = 5  # of the rate since the same state; a 32nd of it has not helped
+
+
+class Diverged(Exception):
+    """Too many steps in a row were skipped."""
+
+
+class Guard:
+    """Skips the steps of optimisers whose gradients are not finite, for models that do not look (BasicSR's own).
+
+    A step without gradients changes neither the weights nor the optimiser's averages.
+    """
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer]):
+        self._in_a_row = [0] * len(optimizers)
+        for number, optimizer in enumerate(optimizers):
+            optimizer.register_step_pre_hook(functools.partial(self._look, number))
+
+    def skipped_in_a_row(self) -> int:
+        """How many of the last steps were skipped, of the optimiser where it were most."""
+        return max(self._in_a_row)
+
+    def _look(self, number: int, optimizer: torch.optim.Optimizer, _arguments, _named) -> None:
+        parameters = [entry for group in optimizer.param_groups for entry in group["params"] if entry.grad is not None]
+        if not parameters:
+            return
+        norms = torch._foreach_norm([entry.grad for entry in parameters])
+        if torch.stack([norm.float() for norm in norms]).isfinite().all():
+            self._in_a_row[number] = 0
+            return
+        self._in_a_row[number] += 1
+        for entry in parameters:
+            entry.grad = None
+
+
+class Recovery:
+    """Watches over a model's skipped steps.
+
+    Options, `train.nonfinite`: `limit` (steps in a row that may be skipped, default 10) and `then` (`halve`, the
+    default: back to the newest state at half the learning rate; or `stop`).
+
+    Args:
+        options: that block, or None.
+        model: one with `skipped_in_a_row`, or any other, which is then guarded.
+    """
+
+    def __init__(self, options: dict | None, model: BaseModel):
+        self.limit = (options or {}).get("limit", LIMIT)
+        self.halves = (options or {}).get("then", THEN) == "halve"
+        self._halvings, self._since = 0, -1
+        self.watch(model)
+
+    def watch(self, model: BaseModel) -> None:
+        """Watches over another model, the one that was built anew."""
+        source = model if hasattr(model, "skipped_in_a_row") else Guard(model.optimizers)
+        self.skipped_in_a_row = source.skipped_in_a_row
+
+    def check(self) -> None:
+        """Warns about skipped steps.
+
+        Raises:
+            Diverged: they are as many as the limit.
+        """
+        skipped = self.skipped_in_a_row()
+        if skipped:
+            logging.getLogger("basicsr").warning(
+                f"The last {skipped} steps were skipped: their losses or gradients are not finite.")
+        if skipped >= self.limit:
+            raise Diverged(f"{skipped} steps in a row had losses or gradients that are not finite")
+
+    def factor(self, iteration: int) -> float | None:
+        """By what to multiply the rates of the state of `iteration`, to which the run goes back; None: it must stop."""
+        self._halvings = self._halvings + 1 if iteration == self._since else 1
+        self._since = iteration
+        return 0.5**self._halvings if self.halves and self._halvings <= _HALVINGS else None
+
+
+def slow_down(model: BaseModel, factor: float) -> None:
+    """Multiplies the learning rates by `factor`, now and in all that the schedulers derive from them."""
+    for optimizer in model.optimizers:
+        for group in optimizer.param_groups:
+            for key in ("lr", "initial_lr"):
+                group[key] *= factor
+    for scheduler in model.schedulers:
+        scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]

@@ -1,0 +1,127 @@
+"""What a training state holds, how it is put back, and when that cannot be exact.
+
+Beside BasicSR's `epoch`, `iter`, `optimizers` and `schedulers` a state has `rng` (one entry a process), `model` (what
+the model's `training_state` gives), `best` (BasicSR's best metrics), `seed`, `matters` (the options and data that the
+course of a run depends on), `saved` (the iterations whose checkpoints the run has written and not removed) and
+`owes_validation` (a signal cut it short).
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+
+import torch
+from basicsr.models.base_model import BaseModel
+from torch.utils.data import Dataset
+
+from alignvar_arch.errors import UserError
+from alignvar_arch.training import rng
+
+_SHOWN = 4  # differences in a message
+# What a run may have otherwise from one day to the next without another course.
+_FREE = {"name", "path", "val", "logger", "dist", "dist_params", "rank", "auto_resume", "is_train", "root_path",
+         "num_gpu", "datasets", "find_unused_parameters"}
+_FREE_IN_TRAIN = {"total_iter", "nonfinite"}
+_FREE_IN_DATA = {"name", "num_worker_per_gpu", "prefetch_mode", "num_prefetch_queue", "pin_memory",
+                 "persistent_workers", "bad_images", "io_backend"}
+_POOL = ("queue_lr", "queue_gt", "queue_ptr")  # of BasicSR's Real-ESRGAN models: pairs that wait for their batch
+
+
+def matters(opt: dict, dataset: Dataset) -> dict:
+    """Returns what decides a run's course, by dotted names: options, the images' names, devices.
+
+    Args:
+        opt: complete options.
+        dataset: of `datasets.train`.
+    """
+    blocks = {key: value for key, value in opt.items() if key not in _FREE}
+    blocks["train"] = {key: value for key, value in opt["train"].items() if key not in _FREE_IN_TRAIN}
+    blocks["datasets.train"] = {key: value for key, value in opt["datasets"]["train"].items()
+                                if key not in _FREE_IN_DATA and not key.startswith(("dataroot", "photos"))}
+    found = dict(_flat(blocks, ""))
+    found["the number of training images"] = len(dataset)
+    found["the training images' names"] = _names(dataset)
+    found["the device"] = "cuda" if opt["num_gpu"] else "cpu"
+    if not opt["dist"] and opt["num_gpu"] > 1:
+        found["num_gpu"] = opt["num_gpu"]  # one batch over several devices
+    return found
+
+
+def _flat(block: dict, prefix: str) -> Iterator[tuple[str, object]]:
+    for key, value in block.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _names(dataset: Dataset) -> str | None:
+    """A hash of the images' names, without the folders, which may have moved."""
+    entries = getattr(dataset, "keys", None) or getattr(dataset, "paths", None)
+    if not isinstance(entries, list):
+        return None
+    names = [entry.get("gt_path", "") if isinstance(entry, dict) else str(entry) for entry in entries]
+    return hashlib.sha256("\n".join(map(os.path.basename, names)).encode()).hexdigest()[:16]
+
+
+def check_exact(state: dict, path: str, now: dict) -> None:
+    """Refuses a state from which this run would not go on as the one that wrote it would have.
+
+    Args:
+        state: as read.
+        path: its file, for the message.
+        now: `matters` of this run.
+
+    Raises:
+        UserError: it says what differs.
+    """
+    if "matters" not in state:
+        problem = "it holds no random states and no place in the epoch, as BasicSR's own loop writes them"
+    else:
+        then = state["matters"]
+        differences = [f"{key} was {_shown(then, key)} and is {_shown(now, key)}"
+                       for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
+        if not differences:
+            return
+        more = len(differences) - _SHOWN
+        problem = "; ".join(differences[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    raise UserError(f"resuming from {path} would not be exact: {problem}. Give it what it was trained with, or go on "
+                    "all the same with --force_resume.")
+
+
+def _shown(values: dict, key: str) -> str:
+    return repr(values[key]) if key in values else "absent"
+
+
+def capture(model: BaseModel) -> dict:
+    """Returns what a model owns: optimisers, schedulers, best metrics, and what its `training_state` gives."""
+    content = {"optimizers": [entry.state_dict() for entry in model.optimizers],
+               "schedulers": [entry.state_dict() for entry in model.schedulers],
+               "best": getattr(model, "best_metric_results", {})}
+    if hasattr(model, "training_state"):
+        content["model"] = model.training_state()
+    else:
+        content["model"] = {name: getattr(model, name) for name in _POOL if hasattr(model, name)}
+    return content
+
+
+def restore(model: BaseModel, state: dict) -> None:
+    """Puts back what `capture` has returned; the weights are the model's own, loaded when it was built."""
+    model.resume_training(state)
+    if state.get("best"):
+        model.best_metric_results = state["best"]
+    if hasattr(model, "load_training_state"):
+        model.load_training_state(state.get("model", {}))
+        return
+    for name, value in state.get("model", {}).items():
+        setattr(model, name, value.to(model.device) if torch.is_tensor(value) else value)
+
+
+def all_rng(own: dict | None = None) -> list[dict]:
+    """Returns the random states of every process, in the order of their ranks; every process must call it."""
+    own = own or rng.get()
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [own]
+    gathered = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, own)
+    return gathered
