@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "alignvar_arch"
 # Lower layers first; a module imports its own and lower layers only.
 LAYERS = [["errors", "version", "machine", "output", "hashing"], ["checkpoints"], ["compat"], ["archs.scales"],
           ["archs.layers"], ["archs.tokenizer", "archs.transformer", "archs.lpips"], ["archs.tokenizer_arch"],
-          ["archs.alignvar_arch"], ["archs"], ["losses", "metrics", "data", "inference"], ["models"], ["options"],
-          ["compare", "diagnose", "speed"], ["cli"]]
+          ["archs.alignvar_arch"], ["archs"], ["losses", "metrics", "data", "inference", "training"], ["models"],
+          ["options"], ["compare", "diagnose", "speed"], ["cli"]]
 LEVEL = {f"alignvar_arch.{name}": level for level, names in enumerate(LAYERS) for name in names}
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import basicsr.test
 
-from alignvar_arch.cli.pipeline import run_pipeline
+from alignvar_arch import options
+from alignvar_arch.cli.pipeline import close_logger, current_folder
 from alignvar_arch.cli.plugins import Plugin
 from alignvar_arch.errors import UserError
+from alignvar_arch.options.datasets import Builder
 
 
 class _NothingReadable(Exception):
@@ -70,7 +72,7 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
 
     basicsr.test.build_dataloader, basicsr.test.build_model = build_skipping, build_tolerant
     try:
-        run_pipeline(basicsr.test, basicsr.test.test_pipeline, argv, is_train=False)
+        _run_pipeline(argv)
     finally:
         basicsr.test.build_dataloader, basicsr.test.build_model = build_dataloader, build_model
     failed, done = sum(loader.failed for loader in loaders), sum(loader.done for loader in loaders)
@@ -79,6 +81,22 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
     if failed:
         print(f"basicsr: {failed} of {failed + done} images could not be read; the others are done.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _run_pipeline(argv: list[str]) -> None:
+    """Runs BasicSR's pipeline with our options in place of its parser."""
+    root = current_folder()
+    parsed = options.parse_options(root, False, argv, "basicsr test")
+    build_dataset = Builder(parsed[0])
+    close_logger()  # it has no file yet
+    options.seed(parsed[0])  # the builder has drawn a crop
+    originals = basicsr.test.parse_options, basicsr.test.build_dataset
+    basicsr.test.parse_options, basicsr.test.build_dataset = lambda root_path, is_train=True: parsed, build_dataset
+    try:
+        basicsr.test.test_pipeline(root)
+    finally:
+        basicsr.test.parse_options, basicsr.test.build_dataset = originals
+        close_logger()
 
 
 def _tolerant(validation):

@@ -16,8 +16,8 @@ def apply() -> None:
         return
     standins.install()
     # These import basicsr, which works only once the stand-ins are in place.
-    from alignvar_arch.compat import cpu, folders, images, lmdb_backend, metrics, networks, registries, training
+    from alignvar_arch.compat import cpu, folders, images, lmdb_backend, metrics, networks, rates, registries, training
 
-    for part in (registries, lmdb_backend, folders, images, networks, metrics, training, cpu):
+    for part in (registries, lmdb_backend, folders, images, networks, rates, metrics, training, cpu):
         part.install()
     _applied = True

@@ -1,14 +1,11 @@
 """Places where BasicSR's image models call CUDA whatever the device.
 
-`RealESRNetModel` and `RealESRGANModel` put their degradation tools and their training pool on CUDA by name, and
-`prefetch_mode: cuda` makes a CUDA stream.
+`RealESRNetModel` and `RealESRGANModel` put their degradation tools and their training pool on CUDA by name.
 """
 
 import functools
 
-import basicsr.train
 import torch
-from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
 from basicsr.models import realesrgan_model, realesrnet_model
 
 
@@ -19,11 +16,6 @@ def install() -> None:
         module.USMSharp = _on_available_device(module.USMSharp)
         model = getattr(module, name)
         model._dequeue_and_enqueue = _pool_on_own_device(model._dequeue_and_enqueue)
-    basicsr.train.CUDAPrefetcher = _prefetcher
-
-
-def _prefetcher(loader, opt):
-    return CPUPrefetcher(loader) if opt["num_gpu"] == 0 else CUDAPrefetcher(loader, opt)
 
 
 def _on_available_device(cls):

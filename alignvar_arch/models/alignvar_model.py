@@ -35,10 +35,10 @@ class AlignVARModel(TokenModel):
 
     Options read from ``train``: ``ce_opt`` and ``hcc_opt`` (losses), ``bad_quality_rate`` (share p of samples whose GT
     is replaced by its own degraded picture under the bad label, for guidance; default 0), ``checkpointing`` (blocks
-    are computed again in the backward pass, to save memory; default false). From ``val``: ``guidance`` (default 0), ``top_k`` (default 1, greedy), ``top_p``,
-    ``temperature``, ``sample_seed`` (default 0), ``token_metrics`` (default true: cross-entropy and accuracy per scale
-    where GT is there), ``colour`` (``off``, ``wavelet`` or ``adain``: colours taken from the LR; default off),
-    ``tile_overlap``, ``tile_batch``, ``decode_tile``.
+    are computed again in the backward pass, to save memory; default false). From ``val``: ``guidance`` (default 0),
+    ``top_k`` (default 1, greedy), ``top_p``, ``temperature``, ``sample_seed`` (default 0), ``token_metrics`` (default
+    true: cross-entropy and accuracy per scale where GT is there), ``colour`` (``off``, ``wavelet`` or ``adain``:
+    colours taken from the LR; default off), ``tile_overlap``, ``tile_batch``, ``decode_tile``.
     """
 
     def __init__(self, opt):
@@ -81,6 +81,13 @@ class AlignVARModel(TokenModel):
     def metadata(self):
         return {**super().metadata(), "bad_quality_rate": str(self.bad_quality_rate),
                 "codebook": codebook_hash(self.tokenizer.quantize.embedding.weight)}
+
+    def init_training_settings(self):
+        self.get_bare_model(self.net_g).checkpointing = self.opt["train"].get("checkpointing", False)
+        super().init_training_settings()
+
+    def compiled_parts(self):
+        return list(self.get_bare_model(self.net_g).blocks)
 
     def _encode(self, gt: torch.Tensor, lr: torch.Tensor) -> tuple[Encoded, torch.Tensor, torch.Tensor]:
         """Return the tokenised GT, its tokens (B, L) and the teacher-forced input (B, L − 1, C)."""

@@ -1,5 +1,4 @@
-"""What both AlignVAR models add to SRModel: the step, EMA with buffers, checkpoints with metadata, pictures of any size.
-"""
+"""What both AlignVAR models add to SRModel: the step, EMA with buffers, checkpoints with metadata, any size."""
 import inspect
 import json
 import math
@@ -16,7 +15,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from alignvar_arch import checkpoints
 from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
-from alignvar_arch.models.optimisers import LinearWarmupCosineLR, decay_groups
+from alignvar_arch.models.optimisers import decay_groups
 from alignvar_arch.models.scale_log import ScaleLog
 from alignvar_arch.models.stepping import PRECISIONS, Stepper
 from alignvar_arch.training import rng
@@ -25,10 +24,10 @@ from alignvar_arch.training import rng
 class TokenModel(SRModel):
     """An SRModel whose network sees square pictures of one size; validation tiles whatever it is given.
 
-    Options read from ``train``: ``precision`` (``fp32``, ``bf16`` or ``fp16``; losses, tokens, optimiser and averages stay
-    fp32; default fp32), ``accumulate`` (micro-batches that a batch is taken apart into to save memory; default 1),
-    ``grad_clip`` (largest gradient norm, default none), ``ema_decay`` (default 0, no average) and ``ema_offload`` (the
-    average in main memory; default false), ``compile`` (torch.compile; default false).
+    Options read from ``train``: ``precision`` (``fp32``, ``bf16`` or ``fp16``; losses, the choice of tokens, optimiser
+    and averages stay fp32; default fp32), ``accumulate`` (micro-batches that a batch is taken apart into, to save
+    memory; default 1), ``grad_clip`` (largest gradient norm, default none), ``ema_decay`` (default 0, no average),
+    ``ema_offload`` (the average in main memory; default false), ``compile`` (torch.compile; default false).
     From ``val``: ``tile_overlap`` (LR pixels, default a quarter of a tile), ``tile_batch`` (tiles at once,
     default 8) and ``decode_tile`` (side of the tiles of decoding, latent pixels, default none: the picture at once).
     """
@@ -50,11 +49,18 @@ class TokenModel(SRModel):
             self.model_ema(0)  # also what the file lacks, and starts fresh, starts as it does there
             if load_path is not None and "params_ema" in checkpoints.read(load_path)[0]:
                 self.load_network(self.net_g_ema, load_path, self.opt["path"].get("strict_load_g", True), "params_ema")
+        if train_opt.get("compile", False):
+            for part in self.compiled_parts():
+                part.compile(dynamic=False)
         self.build_losses()
         self.setup_optimizers()
         self.setup_schedulers()
         self.stepper = Stepper(self.net_g, self.optimizer_g, self.device, parts=train_opt.get("accumulate", 1),
                                precision=train_opt.get("precision", "fp32"), clip=train_opt.get("grad_clip"))
+
+    def compiled_parts(self) -> list[torch.nn.Module]:
+        """Return the parts of the network that ``compile`` compiles, each by itself."""
+        raise NotImplementedError(f"{type(self).__name__} must say what can be compiled")
 
     def build_losses(self) -> None:
         """Set up the losses that the options name."""
@@ -66,15 +72,6 @@ class TokenModel(SRModel):
         self.optimizer_g = self.get_optimizer(settings.pop("type"), decay_groups(self.get_bare_model(self.net_g)),
                                               **settings)
         self.optimizers.append(self.optimizer_g)
-
-    def setup_schedulers(self):
-        settings = dict(self.opt["train"].get("scheduler") or {"type": "LinearWarmupCosineLR"})
-        if settings["type"] != "LinearWarmupCosineLR":
-            super().setup_schedulers()
-            return
-        del settings["type"]
-        total = int(self.opt["train"]["total_iter"])
-        self.schedulers.append(LinearWarmupCosineLR(self.optimizer_g, total, **settings))
 
     def get_current_learning_rate(self):
         return [self.optimizer_g.param_groups[0]["lr"]]  # both groups have the same
@@ -166,7 +163,8 @@ class TokenModel(SRModel):
         net = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
         training = net.training
         net.eval()
-        self.output = self.make_picture(net)
+        with torch.compiler.set_stance("force_eager"):  # pictures of every size would be compiled anew
+            self.output = self.make_picture(net)
         net.train(training)
 
     def tiling(self) -> dict:

@@ -66,6 +66,10 @@ class AlignVARTokenizerModel(TokenModel):
             else:
                 self.cri_lpips = build_loss(lpips_opt).to(self.device)
 
+    def compiled_parts(self):
+        net = self.get_bare_model(self.net_g)
+        return [net.encoder, net.decoder]
+
     def _tend_codebook(self, current_iter: int) -> bool:
         """Place the codebook when its time has come, revive dead codes later; return whether to quantise."""
         train_opt, net = self.opt["train"], self.get_bare_model(self.net_g)
@@ -78,9 +82,6 @@ class AlignVARTokenizerModel(TokenModel):
         if place or (every and start < current_iter <= until and current_iter % every == 0):
             with torch.no_grad():
                 moved = revive(net.quantize, net.encode_latent(net.to_target(self.gt, self.lq)))
-            if self.opt["dist"]:  # each process has moved them onto its own latents
-                torch.distributed.broadcast(net.quantize.embedding.weight.data, 0)
-                torch.distributed.broadcast(net.quantize.ema_vocab_hit_SV, 0)
             if moved:
                 get_root_logger().info(
                     f"Iteration {current_iter}: moved {moved} dead codes of {net.quantize.codebook_size}.")

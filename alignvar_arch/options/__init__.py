@@ -37,7 +37,11 @@ def argument_parser(prog: str, is_train: bool = True) -> Parser:
     parser.add_argument("--force_yml", nargs="+", default=None, metavar="KEY:KEY=VALUE",
                         help="replace values of the file, e.g. train:total_iter=10")  # fmt: skip
     parser.set_defaults(weights=None, sets=None)
-    if not is_train:
+    if is_train:
+        parser.add_argument("--force_resume", action="store_true", help="resume also where that cannot be exact")
+        parser.add_argument("--dry-run", action="store_true",
+                            help="one step: parameters, memory, images/s, time of the run; writes nothing")
+    else:
         add_overrides(parser)
     return parser
 
@@ -141,6 +145,7 @@ def complete(opt: dict, args: argparse.Namespace, root: str, is_train: bool) -> 
     if opt.get("manual_seed") is None:
         opt["manual_seed"] = random.randint(1, 10000)
     opt["auto_resume"] = args.auto_resume
+    opt["root_path"] = root
     opt["is_train"] = is_train
     if args.debug and not opt["name"].startswith("debug"):
         opt["name"] = f"debug_{opt['name']}"

@@ -8,8 +8,8 @@ from basicsr.models import lr_scheduler
 from basicsr.models.video_base_model import VideoBaseModel
 from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
 
+from alignvar_arch.compat.rates import LinearWarmupCosineLR
 from alignvar_arch.compat.registries import nearest
-from alignvar_arch.compat.training import read_resume_state
 from alignvar_arch.errors import UserError
 from alignvar_arch.options import known_keys
 from alignvar_arch.options.components import (
@@ -26,6 +26,7 @@ from alignvar_arch.options.values import (
     DECAY,
     FLAG,
     INTEGER,
+    KEEP,
     NOT_NEGATIVE,
     NUMBERS,
     POSITIVE,
@@ -38,13 +39,15 @@ from alignvar_arch.options.values import (
     check_types,
     join,
 )
+from alignvar_arch.training import resuming
+from alignvar_arch.training.recovery import check_options as check_nonfinite
 
 # Keys of published BasicSR options files that no code reads. Others there are read by a sibling of the class only, so
 # that BasicSR's own models count as one, and its own datasets too.
 _UNREAD = frozenset({"use_shuffle", "mode", "dist_params", "port", "backend"})
 _LOOP = ("basicsr.models", "basicsr.train", "basicsr.test", "basicsr.utils.options", "basicsr.utils.misc",
-         "basicsr.utils.logger")  # fmt: skip
-_LOADER = ("basicsr.data", "basicsr.train", "basicsr.utils.options")
+         "basicsr.utils.logger", "alignvar_arch.training")  # fmt: skip
+_LOADER = ("basicsr.data", "basicsr.train", "basicsr.utils.options", "alignvar_arch.training.feed")
 _COMPLETED = {"is_train", "dist", "rank", "world_size", "auto_resume", "root_path", "manual_seed"}  # never in the file
 _PATH_PREFIXES = ("pretrain_network_", "param_key_", "strict_load_")
 _PATH_KEYS = ("resume_state", "ignore_resume_networks", "strict_load", "pretrain_network", "param_key")
@@ -53,6 +56,7 @@ _SCHEDULERS = {
     "MultiStepLR": lr_scheduler.MultiStepRestartLR,
     "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
     "CosineAnnealingRestartLR": lr_scheduler.CosineAnnealingRestartLR,
+    "LinearWarmupCosineLR": LinearWarmupCosineLR,
 }
 _OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 
@@ -60,16 +64,16 @@ _TYPES = {
     "": {"scale": INTEGER, "manual_seed": SEED},
     "train": {"total_iter": WHOLE, "warmup_iter": WARMUP, "ema_decay": DECAY},
     "val": {"val_freq": WHOLE, "save_img": FLAG, "pbar": FLAG},
-    "logger": {"print_freq": WHOLE, "save_checkpoint_freq": WHOLE, "use_tb_logger": FLAG},
+    "logger": {"print_freq": WHOLE, "save_checkpoint_freq": WHOLE, "use_tb_logger": FLAG, "keep": KEEP},
     "datasets": {
         "batch_size_per_gpu": INTEGER, "num_worker_per_gpu": COUNT, "dataset_enlarge_ratio": POSITIVE,
         "gt_size": INTEGER, "use_hflip": FLAG, "use_rot": FLAG, "pin_memory": FLAG, "persistent_workers": FLAG,
-        "num_prefetch_queue": INTEGER,
+        "num_prefetch_queue": INTEGER, "bad_images": COUNT,
     },
     "optimizer": {"lr": NOT_NEGATIVE},
     "scheduler": {
         "milestones": NUMBERS, "periods": NUMBERS, "restarts": NUMBERS, "restart_weights": NUMBERS,
-        "gamma": NOT_NEGATIVE, "eta_min": NOT_NEGATIVE,
+        "gamma": NOT_NEGATIVE, "eta_min": NOT_NEGATIVE, "warmup": COUNT,
     },
     "path": {"param_key_": WORD, "strict_load_": FLAG},
 }  # fmt: skip
@@ -169,12 +173,15 @@ def _check_optimization(train: dict) -> None:
         _check_choice(train[key], _OPTIMIZERS, f"train.{key}", given=("params",), needs=("lr",))
         check_types(train[key], f"train.{key}", _TYPES["optimizer"])
         construct(_OPTIMIZERS, train[key], f"train.{key}", [torch.nn.Parameter(torch.zeros(1))])
+    check_nonfinite(train.get("nonfinite"))
     if "scheduler" not in train:
         return
     scheduler = train["scheduler"]
-    _check_choice(scheduler, _SCHEDULERS, "train.scheduler", given=("optimizer",))
+    _check_choice(scheduler, _SCHEDULERS, "train.scheduler", given=("optimizer", "total"))
     check_types(scheduler, "train.scheduler", _TYPES["scheduler"])
-    construct(_SCHEDULERS, scheduler, "train.scheduler", torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]))
+    own = {"total": int(train["total_iter"])} if scheduler["type"] == "LinearWarmupCosineLR" else {}
+    construct(_SCHEDULERS, {**scheduler, **own}, "train.scheduler",
+              torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]))
     if scheduler["type"] == "CosineAnnealingRestartLR" and sum(scheduler["periods"]) < train["total_iter"]:
         end = sum(scheduler["periods"])
         raise UserError(f"train.scheduler.periods: they end at iteration {end}, before total_iter "
@@ -253,7 +260,7 @@ def check_content(opt: dict) -> list[str]:
     """Checks what the completed options name: files, networks, losses, metrics, and the plugin classes' own rules.
 
     Returns:
-        Sentences about metrics that have been left out of `opt`.
+        Sentences about metrics that have been left out of `opt`, and about the state that is resumed from.
     """
     model = registered(MODEL_REGISTRY, opt["model_type"], "model_type")
     for phase, block in opt["datasets"].items():
@@ -269,7 +276,7 @@ def check_content(opt: dict) -> list[str]:
     if state is not None and not (isinstance(state, str) and os.path.isfile(state)):
         raise UserError(f"path.resume_state: there is no file {state!r}.")
     if opt["is_train"]:
-        read_resume_state(opt)  # from here on `path` names the weights that the run will read
+        dropped += resuming.find(opt)  # from here on `path` names the weights that the run will read
     check_networks(opt)
     if hasattr(model, "check_options"):
         _call_hook(model, opt, "")

@@ -9,7 +9,6 @@ from basicsr.utils.registry import DATASET_REGISTRY, METRIC_REGISTRY, MODEL_REGI
 from torch.utils.data import Dataset
 
 from alignvar_arch.compat import lmdb_backend
-from alignvar_arch.compat.training import check_batch
 from alignvar_arch.errors import UserError
 
 # What a constructor or the first image raises when an option's value is not what the code expects.
@@ -33,7 +32,7 @@ class Builder:
                 self.datasets[block["phase"], block["name"]] = dataset = _build(opt, block, f"datasets.{phase}")
                 if phase == "train":
                     images = math.ceil(len(dataset) * block.get("dataset_enlarge_ratio", 1) / opt["world_size"])
-                    check_batch(block["batch_size_per_gpu"] * (1 if opt["dist"] else max(opt["num_gpu"], 1)), images)
+                    _check_batch(block["batch_size_per_gpu"] * (1 if opt["dist"] else max(opt["num_gpu"], 1)), images)
         finally:
             lmdb_backend.close_all()
 
@@ -73,3 +72,10 @@ def _check_gt(opt: dict, block: dict, path: str, sample: dict) -> None:
     for name, metric in ((opt.get("val") or {}).get("metrics") or {}).items():
         if block["phase"] != "train" and "img2" in inspect.signature(METRIC_REGISTRY.get(metric["type"])).parameters:
             raise UserError(f"{path}.type: {block['type']} gives no GT, and the metric {name} compares with it.")
+
+
+def _check_batch(batch_size: int, images: int) -> None:
+    """Raises UserError where an epoch's `images` (of one process) do not fill one batch."""
+    if images < batch_size:
+        raise UserError(f"datasets.train: a batch of {batch_size} is larger than the {images} images of an epoch; "
+                        "lower batch_size_per_gpu or raise dataset_enlarge_ratio.")

@@ -18,6 +18,7 @@ def _is_integer(value) -> bool:
 WHOLE = ("a whole number of at least 1", lambda v: is_number(v) and v >= 1 and float(v).is_integer())
 INTEGER = ("a whole number of at least 1, without a dot", lambda v: _is_integer(v) and v >= 1)
 COUNT = ("a whole number of at least 0, without a dot", lambda v: _is_integer(v) and v >= 0)
+KEEP = ("a whole number of at least 1, or ~ for all", lambda v: v is None or (_is_integer(v) and v >= 1))
 SEED = ("a whole number from 0 to below 2^31", lambda v: v is None or (_is_integer(v) and 0 <= v < 2**31))
 WARMUP = ("a whole number, -1 for none", lambda v: is_number(v) and v >= -1 and float(v).is_integer())
 POSITIVE = ("a number above 0", lambda v: is_number(v) and v > 0)

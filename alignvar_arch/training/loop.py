@@ -92,9 +92,9 @@ class Run:
         self.checkpoints.sweep()
         order = self.feed.order
         done = 0 if saved is None else saved["iter"]
-        self.logger.info(f"{len(self.feed.dataset)} images, {order.batch * order.world} an iteration, {order.per_epoch} "
-                         f"iterations an epoch; {max(self.total - done, 0)} of {self.total} iterations to run, "
-                         f"{math.ceil(self.total / order.per_epoch)} epochs in all.")
+        self.logger.info(f"{len(self.feed.dataset)} images, {order.batch * order.world} an iteration, "
+                         f"{order.per_epoch} iterations an epoch; {max(self.total - done, 0)} of {self.total} "
+                         f"iterations to run, {math.ceil(self.total / order.per_epoch)} epochs in all.")
         if saved is not None:
             self.logger.info(f"Resuming training from epoch: {order.epoch(done)}, iter: {done}.")
             self.checkpoints.set_aside(done)
@@ -138,7 +138,7 @@ class Run:
             if validates and not stop:
                 better, owes = self._validate(iteration, watch)
                 stop = self._asked(iteration, watch)
-            if due or better or stop:
+            if due or stop or (better and self.checkpoints.keep):
                 self._save(iteration, owes)
             if stop:
                 raise ending(stop)

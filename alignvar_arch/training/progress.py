@@ -54,17 +54,22 @@ class Progress:
     def step(self, iteration: int, waited: float) -> None:
         """Counts an iteration, for whose data the run has waited so many seconds."""
         self._iteration = iteration
+        if iteration == self._first + _SETTLING + 1:  # from here on they count
+            self._started, self._waited = self._settled, 0.0
+        self._waited += waited
         if iteration == self._first + _SETTLING:
-            self._started, self._waited = time.monotonic(), 0.0
-        else:
-            self._waited += waited
+            self._settled = time.monotonic()
         self._bar.update()
 
     @property
     def _seconds(self) -> float:
         """Seconds an iteration takes, with its share of validations and savings, since the first was done."""
-        counted = max(self._iteration - self._first - _SETTLING, 1)
-        return (time.monotonic() - self._started) / counted
+        return (time.monotonic() - self._started) / self._counted
+
+    @property
+    def _counted(self) -> int:
+        done = self._iteration - self._first
+        return max(done if done <= _SETTLING else done - _SETTLING, 1)
 
     def eta(self) -> datetime.timedelta:
         """The time that is left by what iterations have taken so far, saving and validation included."""
@@ -80,13 +85,12 @@ class Progress:
         """
         if self._silent:
             return
-        counted = max(self._iteration - self._first - _SETTLING, 1)
         seconds, memory = self._seconds, peak_memory(self._cuda) / 2**30
         shown = "".join(f"{key}: {value:.4e} " for key, value in figures.items())
         self._logger.info(
             f"[{self.name[:5]}..][epoch:{epoch:3d}, iter:{self._iteration:8,d}, "
             f"lr:({''.join(f'{rate:.3e},' for rate in rates)})] [eta: {self.eta()}, time (data): {seconds:.3f} "
-            f"({self._waited / counted:.3f}), {self.batch / seconds:.2f} images/s, {memory:.2f} GiB] {shown}")
+            f"({self._waited / self._counted:.3f}), {self.batch / seconds:.2f} images/s, {memory:.2f} GiB] {shown}")
         losses = {key: value for key, value in figures.items() if key.startswith("l_")}
         self._bar.set_postfix({**{key: f"{value:.4g}" for key, value in losses.items()},
                                "images/s": f"{self.batch / seconds:.3g}", "GiB": f"{memory:.2f}"}, refresh=False)

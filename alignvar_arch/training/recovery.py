@@ -6,12 +6,28 @@ import logging
 import torch
 from basicsr.models.base_model import BaseModel
 
+from alignvar_arch.errors import UserError
+
 LIMIT, THEN = 10, "halve"
+_THENS = ("halve", "stop")
 _HALVINGS = 5  # of the rate since the same state; a 32nd of it has not helped
 
 
 class Diverged(Exception):
     """Too many steps in a row were skipped."""
+
+
+def check_options(options) -> None:
+    """Raises UserError where `train.nonfinite` is not as `Recovery` describes it."""
+    if options is None:
+        return
+    if not isinstance(options, dict) or not set(options) <= {"limit", "then"}:
+        raise UserError(f"train.nonfinite: is {options!r}, but must be a block with limit and then.")
+    limit, then = options.get("limit", LIMIT), options.get("then", THEN)
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise UserError(f"train.nonfinite.limit: is {limit!r}, but must be a whole number of at least 1.")
+    if then not in _THENS:
+        raise UserError(f"train.nonfinite.then: is {then!r}, but must be one of {', '.join(_THENS)}.")
 
 
 class Guard:

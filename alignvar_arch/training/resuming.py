@@ -12,8 +12,8 @@ from alignvar_arch.errors import UserError
 def find(opt: dict) -> list[str]:
     """Finds the state that `--auto_resume` or `path.resume_state` asks for, and points `path` at its weights.
 
-    `path.resume_state` and `path.resume_from` (epoch, iteration, seed) are set, or resume_state stays None where there is
-    nothing to resume from. A network that the experiment never saves, a frozen one, keeps its own weights.
+    `path.resume_state` and `path.resume_from` (epoch, iteration, seed) are set, or resume_state stays None where there
+    is nothing to resume from. A network that the experiment never saves, a frozen one, keeps its own weights.
 
     Args:
         opt: complete options; `path` is changed.

@@ -1,4 +1,4 @@
-"""Which images a batch is made of, and how each is augmented: a function of the seed and the iteration, of nothing else.
+"""Which images a batch is made of, and how each is augmented: a function of seed and iteration, of nothing else.
 
 Whatever the number of workers, wherever a run was interrupted and on however many processes a batch is spread, the n-th
 iteration sees the same crops of the same images. Epochs are shuffled anew, and so are their crops.
