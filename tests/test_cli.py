@@ -227,11 +227,17 @@ def test_train_runs_exactly_total_iter_and_resumes_on_the_cpu(tiny, capsys):
     kept = (folder / "opt.yml").read_text()
     refused(capsys, [*command, "--auto_resume", "--force_yml", "network_g:num_feat=16"], "net_g_8.pth", "(16, 3, 3, 3)")
     weights = folder / "models/net_g_8.pth"
-    weights.write_bytes(weights.read_bytes()[:900])
-    refused(capsys, [*command, "--auto_resume"], "cannot resume", "net_g_8.pth", "truncated")
-    (folder / "training_states/9.state").write_bytes(b"<html>")
-    refused(capsys, [*command, "--auto_resume"], "9.state", "remove it")
     assert (folder / "opt.yml").read_text() == kept
+    weights.write_bytes(weights.read_bytes()[:900])
+    (folder / "training_states/9.state").write_bytes(b"<html>")
+    capsys.readouterr()
+    assert main([*command, "--auto_resume", "--force_yml", "train:total_iter=8"]) == 0
+    said = capsys.readouterr().err
+    assert "passed over" in said and "9.state is not a training state" in said and "net_g_8.pth" in said
+    assert "resuming from" in said and "Resuming training from epoch: 2, iter: 6" in said
+    for state in (folder / "training_states").glob("*.state"):
+        state.write_bytes(b"<html>")
+    refused(capsys, [*command, "--auto_resume"], "none of the", "is whole", "remove it")
 
 
 def test_training_and_validation_share_an_lmdb_with_workers(tiny):

@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import random
 import resource
 import sys
 import types
@@ -26,8 +25,9 @@ from conftest import listing
 from torch.utils.data import DataLoader, Dataset
 
 from alignvar_arch import checkpoints
-from alignvar_arch.compat import lmdb_backend, networks, standins, training
+from alignvar_arch.compat import lmdb_backend, networks, standins
 from alignvar_arch.errors import UserError
+from alignvar_arch.training import resuming
 
 
 def write_lmdb(path: str, values: dict[str, bytes]) -> str:
@@ -147,39 +147,6 @@ def test_niqe_is_nan_where_it_is_not_defined_and_a_number_elsewhere():
     assert np.isfinite(niqe(noise, 4))
 
 
-def test_workers_draw_other_crops_each_epoch_and_the_same_in_another_run():
-    class Draws(Dataset):
-        def __len__(self):
-            return 4
-
-        def __getitem__(self, index):
-            return random.random(), float(np.random.rand())
-
-    def epochs():
-        torch.manual_seed(7)
-        opt = {"phase": "train", "batch_size_per_gpu": 1, "num_worker_per_gpu": 2}
-        loader = basicsr.data.build_dataloader(Draws(), opt, num_gpu=0, seed=7)
-        return [sorted(float(batch[0]) + float(batch[1]) for batch in loader) for _ in range(2)]
-
-    first, second = epochs()
-    assert not set(first) & set(second)
-    assert epochs() == [first, second]
-
-
-def test_the_cpu_prefetcher_passes_an_error_on():
-    class Broken(Dataset):
-        def __len__(self):
-            return 3
-
-        def __getitem__(self, index):
-            raise UserError("image 7 is damaged.")
-
-    opt = {"phase": "train", "batch_size_per_gpu": 1, "num_worker_per_gpu": 1, "prefetch_mode": "cpu"}
-    loader = basicsr.data.build_dataloader(Broken(), opt, num_gpu=0, seed=0)
-    with pytest.raises(UserError, match="image 7 is damaged."):
-        next(iter(loader))
-
-
 def test_an_unregistered_name_gets_the_nearest_and_no_noise(capsys):
     with pytest.raises(UserError, match="MSRResNett.*nearest: MSRResNet"):
         ARCH_REGISTRY.get("MSRResNett")
@@ -290,9 +257,8 @@ def test_a_checkpoint_executes_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="evil.pth cannot be read as weights: it holds Python objects, which"):
         checkpoints.read("evil.pth")
     torch.save({"iter": 1, "epoch": 0, "evil": Evil()}, "evil.state")
-    opt = {"auto_resume": False, "path": {"resume_state": "evil.state", "training_states": "x", "models": "m"}}
     with pytest.raises(UserError, match="evil.state is not a training state"):
-        training._load_resume_state(opt)
+        resuming.read("evil.state")
     assert listing(tmp_path) == ["evil.pth", "evil.state"]
 
 
@@ -314,26 +280,6 @@ def test_adamw_stands_beside_adam(loader):
     parameter = [torch.nn.Parameter(torch.zeros(1))]
     assert type(loader.get_optimizer("AdamW", parameter, 1e-3, weight_decay=0.1)) is torch.optim.AdamW
     assert type(loader.get_optimizer("Adam", parameter, 1e-3)) is torch.optim.Adam
-
-
-def test_resuming_keeps_a_frozen_network_and_asks_for_a_saved_one(tmp_path):
-    models, states = tmp_path / "models", tmp_path / "states"
-    models.mkdir()
-    states.mkdir()
-    torch.save({"iter": 9, "epoch": 1, "optimizers": [{"param_groups": []}], "schedulers": [{}]}, states / "9.state")
-    torch.save({"iter": 10, "epoch": 1, "optimizers": [{"param_groups": []}], "schedulers": [{}]}, states / "10.state")
-    (models / "net_g_10.pth").write_bytes(b"")
-    path = {"models": str(models), "training_states": str(states), "log": str(tmp_path), "resume_state": None,
-            "visualization": str(tmp_path / "v"), "pretrain_network_g": "given.pth", "param_key_g": "params_ema",
-            "pretrain_network_tokenizer": "frozen.safetensors", "param_key_tokenizer": "params_ema"}  # fmt: skip
-    opt = {"auto_resume": True, "network_g": {}, "network_tokenizer": {}, "path": path}
-    assert training._load_resume_state(opt)["iter"] == 10
-    assert opt["path"]["pretrain_network_g"] == str(models / "net_g_10.pth") and path["param_key_g"] == "params"
-    assert opt["path"]["pretrain_network_tokenizer"] == "frozen.safetensors"
-    assert opt["path"]["param_key_tokenizer"] == "params_ema"
-    (models / "net_g_10.pth").rename(models / "net_g_9.pth")
-    with pytest.raises(UserError, match="net_g_10.pth is missing"):
-        training._load_resume_state(opt)
 
 
 def test_real_esrgan_tools_stay_on_the_cpu_without_cuda():

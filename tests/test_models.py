@@ -158,10 +158,11 @@ def test_bad_quality_samples_are_their_own_degraded_pictures(transformer_options
     model = build_model(opt)
     gt, lr = small.pictures(4)
     model.feed_data({"gt": gt, "lq": lr})
-    degraded, quality = model._degrade_some()
+    seeds = model.sample_seeds(slice(None))
+    degraded, quality = model._degrade_some(gt, lr, seeds)
     assert quality.tolist() == [1] * 4 and not torch.equal(degraded, gt)
     model.bad_quality_rate = 0.0
-    same, quality = model._degrade_some()
+    same, quality = model._degrade_some(gt, lr, seeds)
     assert quality.tolist() == [0] * 4 and torch.equal(same, gt)
 
 

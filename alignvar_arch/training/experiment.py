@@ -27,6 +27,7 @@ class HeldBack:
         handler = logging.FileHandler(file, "w", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
         self._held.setTarget(handler)
+        self._held.flush()
         self._held.close()
         self.logger.removeHandler(self._held)
         self.logger.addHandler(handler)

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from basicsr.models.base_model import BaseModel
 from torch.utils.data import Dataset
@@ -97,12 +98,19 @@ def capture(model: BaseModel) -> dict:
     """Returns what a model owns: optimisers, schedulers, best metrics, and what its `training_state` gives."""
     content = {"optimizers": [entry.state_dict() for entry in model.optimizers],
                "schedulers": [entry.state_dict() for entry in model.schedulers],
-               "best": getattr(model, "best_metric_results", {})}
+               "best": _plain(getattr(model, "best_metric_results", {}))}
     if hasattr(model, "training_state"):
         content["model"] = model.training_state()
     else:
         content["model"] = {name: getattr(model, name) for name in _POOL if hasattr(model, name)}
     return content
+
+
+def _plain(records):
+    """Metrics' values as Python's numbers, where they are numpy's, which a safe reader of files does not know."""
+    if isinstance(records, dict):
+        return {key: _plain(value) for key, value in records.items()}
+    return records.item() if isinstance(records, (np.generic, torch.Tensor)) else records
 
 
 def restore(model: BaseModel, state: dict) -> None:
