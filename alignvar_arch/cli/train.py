@@ -1,12 +1,16 @@
 """`basicsr train`: trains in the current folder, from an options file or from where a run was interrupted."""
 
 import shlex
+import tempfile
 from pathlib import Path
 
 from alignvar_arch import options
 from alignvar_arch.cli.pipeline import close_logger, current_folder
 from alignvar_arch.cli.plugins import Plugin
+from alignvar_arch.compat import lmdb_backend
+from alignvar_arch.data.photo_dataset import is_written
 from alignvar_arch.options.datasets import Builder
+from alignvar_arch.training import dry_run
 from alignvar_arch.training.loop import Run
 
 
@@ -17,6 +21,9 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
         UserError: for whatever is wrong with the options, the data or the place; no older run has been touched then.
     """
     opt, args = options.parse_options(current_folder(), True, argv, "basicsr train")
+    if args.dry_run:
+        _dry_run(opt, args.opt, args.force_resume)
+        return 0
     datasets = Builder(opt)
     close_logger()  # it has no file yet
     options.seed(opt)  # the builder has drawn a crop
@@ -29,6 +36,20 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
     finally:
         close_logger()
     return 0
+
+
+def _dry_run(opt: dict, file: str, force_resume: bool) -> None:
+    with tempfile.TemporaryDirectory(prefix="alignvar-") as scratch:
+        for phase, block in opt["datasets"].items():
+            if block["type"] == "PhotoDataset" and not is_written(block):
+                block["dataroot"] = str(Path(scratch, phase))  # what it writes on first use is not to stay
+        try:
+            text = dry_run.report(Run(opt, file, Builder(opt), force_resume))
+        finally:
+            lmdb_backend.close_all()
+            close_logger()
+    if opt["rank"] == 0:
+        print(text)
 
 
 def _how_to_resume(opt: dict, argv: list[str]) -> str:
