@@ -1,4 +1,4 @@
-"""Real-ESRGAN's degradation on the training device: BasicSR's own, of each sample alone, the same whenever it is made."""
+"""Real-ESRGAN's degradation on the training device: BasicSR's own, of each sample alone, from its place alone."""
 import copy
 import random
 from pathlib import Path
@@ -15,6 +15,7 @@ from conftest import TINY, listing, write
 
 from alignvar_arch import checkpoints
 from alignvar_arch.cli import main
+from alignvar_arch.data.store import maker, sources
 from alignvar_arch.models.degradation import Degradation
 from alignvar_arch.options import parse_options
 from alignvar_arch.training import rng
@@ -104,7 +105,7 @@ def params(name: str) -> dict[str, torch.Tensor]:
     return checkpoints.read(f"experiments/{name}/models/net_g_latest.pth")[0]["params"]
 
 
-def test_training_twice_or_with_a_break_or_a_worker_is_the_same_to_the_bit(options):
+def test_training_again_with_a_break_and_a_worker_or_from_a_store_is_the_same_to_the_bit(options):
     options["train"]["scheduler"] = {"type": "MultiStepLR", "milestones": [9]}
     for name in ("whole", "again"):
         options["name"] = name
@@ -115,7 +116,11 @@ def test_training_twice_or_with_a_break_or_a_worker_is_the_same_to_the_bit(optio
     options["train"]["total_iter"] = 2
     options["datasets"]["train"]["num_worker_per_gpu"] = 1
     assert main(["train", "-opt", write(options), "--auto_resume"]) == 0
-    for other in map(params, ("again", "broken")):
+    maker.create(sources.find(["photos"]), maker.Recipe(), Path("photos.lmdb"), bar=False)
+    options["name"] = "store"
+    options["datasets"]["train"].update(dataroot_gt="photos.lmdb", io_backend={"type": "lmdb"})
+    assert main(["train", "-opt", write(options)]) == 0
+    for other in map(params, ("again", "broken", "store")):
         assert all(torch.equal(value, other[name]) for name, value in params("whole").items())
 
 
@@ -148,7 +153,7 @@ def test_the_data_sets_crops_are_never_smaller_than_gt_size(options, gt_size, si
     ("noise_range2", 3, "noise_range2: is 3"), ("gt_size", 32, "leave the second out"),
     ("queue_size", 180, "queue_size: there is no pool"), ("high_order_degradation", False, "gives no LR"),
     ("datasets.train.gt_size", 32, "describe pictures of 16"), ("datasets.train.kernel_prob", "absent", "kernel_prob"),
-    ("datasets.val", {"name": "v", "type": "RealESRGANDataset"}, "datasets.val"),
+    ("datasets.val", {"name": "v", "type": "RealESRGANDataset"}, "gives no LR and is"),
     ("datasets.train", {"type": "PairedImageDataset", "dataroot_lq": "photos", "scale": 1}, "gives no kernels"),
 ])
 def test_what_does_not_fit_is_refused_in_one_sentence(options, capsys, key, value, words):
