@@ -15,6 +15,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from alignvar_arch import checkpoints
 from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
+from alignvar_arch.models import degradation
 from alignvar_arch.models.optimisers import decay_groups
 from alignvar_arch.models.scale_log import ScaleLog
 from alignvar_arch.models.stepping import PRECISIONS, Stepper
@@ -52,6 +53,8 @@ class TokenModel(SRModel):
         if train_opt.get("compile", False):
             for part in self.compiled_parts():
                 part.compile(dynamic=False)
+        if degradation.gives_kernels(self.opt["datasets"]["train"]):
+            self.degradation = degradation.Degradation(self.opt, self.device)
         self.build_losses()
         self.setup_optimizers()
         self.setup_schedulers()
@@ -78,8 +81,12 @@ class TokenModel(SRModel):
 
     def feed_data(self, data):
         self.__dict__.pop("gt", None)  # a test set without GT must not meet the last batch's
-        super().feed_data(data)
         self.places = data.get("place")
+        if "kernel1" not in data:
+            super().feed_data(data)
+            return
+        self.gt = data["gt"]
+        self.gt, self.lq = self.degradation(data, self.sample_seeds(slice(None)))
 
     def sample_seeds(self, part: slice) -> list[int]:
         """Return a seed for each of some images of the batch.
@@ -89,7 +96,7 @@ class TokenModel(SRModel):
         """
         places = self.places
         if places is None:  # a batch of another loader than the run's
-            places = torch.tensor([[self.iteration, number] for number in range(len(self.lq))])
+            places = torch.tensor([[self.iteration, number] for number in range(len(self.gt))])
         return [rng.sample_seed(self.opt["manual_seed"], *place) for place in places[part].tolist()]
 
     def losses(self, part: slice) -> OrderedDict[str, torch.Tensor]:
@@ -232,6 +239,7 @@ def check_geometry(opt: dict, tokenizer_key: str) -> None:
     check_range(opt, "val.tile_batch", 1, whole=True)
     if (opt.get("val") or {}).get("decode_tile") is not None:  # null decodes the picture at once
         check_range(opt, "val.decode_tile", 1, whole=True)
+    degradation.check_options(opt)
     if opt["is_train"]:
         _check_step(opt)
     if not opt["is_train"] and not opt["path"].get("pretrain_network_g"):
