@@ -20,7 +20,9 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
     Raises:
         UserError: for whatever is wrong with the options, the data or the place; no older run has been touched then.
     """
-    opt, args = options.parse_options(current_folder(), True, argv, "basicsr train")
+    root = current_folder()
+    opt, args = options.parse_options(root, True, argv, "basicsr train")
+    opt["root_path"] = root  # as BasicSR's train_pipeline adds it
     if args.dry_run:
         _dry_run(opt, args.opt, args.force_resume)
         return 0
