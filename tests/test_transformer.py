@@ -137,6 +137,24 @@ def test_every_parameter_gets_a_gradient(case):
     assert not missing
 
 
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_checkpointing_changes_no_gradient_and_computes_blocks_again(case, drop_path):
+    _, lr, _, teacher = case
+    net, calls = small.transformer(drop_path=drop_path).train(), []
+    net.blocks[1].ffn.register_forward_hook(lambda *_: calls.append(1))
+
+    def gradients() -> list[torch.Tensor]:
+        torch.manual_seed(4)
+        logits = net(lr, teacher, GOOD, net.structure(lr)).logits
+        return torch.autograd.grad(logits.square().mean(), list(net.parameters()))
+
+    kept, once = gradients(), len(calls)
+    net.checkpointing = True
+    assert all(map(torch.equal, gradients(), kept)) and len(calls) == 3 * once
+    net.eval()(lr, teacher, GOOD, net.structure(lr))
+    assert len(calls) == 4 * once  # nothing to compute again where nothing is trained
+
+
 def test_yaml_off_is_off():
     assert small.transformer(sca=False).sca == "off"
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from alignvar_arch.archs.layers.kv_cache import KVCache
 from alignvar_arch.archs.layers.rope import rope_table
@@ -66,6 +67,10 @@ class AlignVAR(nn.Module):
         sca: ``laplacian`` (the paper), ``random`` (its ablation: structure from noise) or ``off`` (exactly ungated).
         drop_path: highest stochastic-depth rate, reached linearly in the last block; None is 0.1·depth/24.
 
+    Attributes:
+        checkpointing: in training a block's activations are computed again in the backward pass instead of kept; False
+            until it is set.
+
     Raises:
         ValueError: heads that do not divide the width, no blocks, a ``drop_path`` out of range, an unknown ``sca``, an
             impossible schedule.
@@ -87,6 +92,7 @@ class AlignVAR(nn.Module):
         if sca not in ("laplacian", "random", "off"):
             raise ValueError(f"sca must be laplacian, random or off, not {sca!r}")
         self.sca = sca
+        self.checkpointing = False
         self.schedule = ScaleSchedule(scales)
         self.codebook_size, self.latent_dim = codebook_size, latent_dim
         self.prefix = self.schedule.lengths[-1]
@@ -174,8 +180,10 @@ class AlignVAR(nn.Module):
         rest, mask = self._gate(self.word_embed(teacher), structure, slice(1, None))
         x = torch.cat([start, rest + self.lvl_embed(self.levels[1:])], dim=1)
         ends = [self.prefix + span.stop for span in self.schedule.spans]
+        again = self.checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, block.modulation(condition), self.rope, ends)
+            inputs = x, block.modulation(condition), self.rope, ends
+            x = checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
         logits = self.head(self.head_nm(x[:, self.prefix:], self.head_nm.modulation(condition)))
         return Prediction(logits, None if mask is None else torch.cat([mask0, mask], dim=1))
 
