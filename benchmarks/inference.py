@@ -6,8 +6,9 @@ Networks of the paper's geometry with random weights, depth 8 and 16 in fp32 on 
 well, then batch 8 and what a 512×512 and a 4096×4096 result take in memory. ``--quick`` is depth 8, each once after a
 warm-up: some minutes on two cores. Peaks of memory hold the weights, and on a CPU the whole process.
 
-A lap runs the plain loop, ours, both decoders, and matrix products before, amid and after; the best product is the
-lap's peak. Ratios and shares are taken within a lap, so that other load hits both sides alike, and all that is told is
+A lap runs the plain loop, ours, both decoders, and matrix products before, amid and after; the best of torch's products
+is the lap's peak. On a CPU it may not be all that the device can do: the share of the best product by any library is
+told beside. Ratios and shares are taken within a lap, so that other load hits both sides alike, and all that is told is
 the median over the laps. An end-to-end time is the sum of its stages.
 """
 import argparse
@@ -27,6 +28,7 @@ from basicsr.archs.srvgg_arch import SRVGGNetCompact
 from basicsr.archs.swinir_arch import SwinIR
 from stages import WAYS, Clock, Pair
 
+from alignvar_arch.archs.layers.linear import linear
 from alignvar_arch.inference import memory
 from alignvar_arch.inference.picture import picture
 
@@ -41,16 +43,21 @@ OTHERS = {  # the sizes that are published for × 4
 }
 
 
-def matmul_rate(clock: Clock, like: torch.Tensor, width: int, tries: int = 4) -> float:
-    """Return the best FLOP/s of products of ``like``'s dtype and device: the feed-forward's, and a large square one."""
-    side, best = SQUARE[like.device.type], 0.0
+def product_rates(clock: Clock, like: torch.Tensor, width: int, tries: int = 4) -> dict[str, float]:
+    """Return the best FLOP/s of products of ``like``'s dtype and device: the feed-forward's, and a large square one.
+
+    ``matmul`` is torch's product, ``linear`` the same by our layer, which on a CPU may be another library's.
+    """
+    side, rates = SQUARE[like.device.type], {"matmul": 0.0, "linear": 0.0}
     for rows, inner, columns in ((2048, width, 4 * width), (2048, 4 * width, width), (side, side, side)):
         # Random: on a GPU products of equal numbers draw less power, and run faster than any real ones.
-        a, b = (torch.randn(shape, dtype=like.dtype, device=like.device)
-                for shape in ((rows, inner), (inner, columns)))
-        fastest = min(clock.time(lambda a=a, b=b: a @ b) for _ in range(tries))
-        best = max(best, 2 * rows * inner * columns / fastest * 1000)
-    return best
+        x, weight, bias = (torch.randn(shape, dtype=like.dtype, device=like.device)
+                           for shape in ((1, rows, inner), (columns, inner), (columns,)))
+        for name, work in (("matmul", lambda x=x, weight=weight: x[0] @ weight.T),
+                           ("linear", lambda x=x, weight=weight, bias=bias: linear(x, weight, bias))):
+            fastest = min(clock.time(work) for _ in range(tries))
+            rates[name] = max(rates[name], 2 * rows * inner * columns / fastest * 1000)
+    return rates
 
 
 def with_peak(device: torch.device, work: Callable):
@@ -67,13 +74,13 @@ def with_peak(device: torch.device, work: Callable):
 
 
 def lap(pair: Pair, clock: Clock) -> dict[str, dict]:
-    """Do everything once; return milliseconds by stage and MiB of each way, and FLOP/s of the best matrix product."""
+    """Do everything once; return milliseconds by stage and MiB of each way, and FLOP/s of the best products."""
     device, width = pair.lr.device, pair.net.head.in_features
-    found, rates = {}, [matmul_rate(clock, pair.lr, width)]
+    found, rates = {}, [product_rates(clock, pair.lr, width)]
     for name, way in WAYS.items():
         (latent, seen), most = with_peak(device, lambda way=way: stages.generate(way, pair, clock.read))
         found[name] = {"ms": dict(zip(stages.names(pair), clock.milliseconds(seen), strict=True)), "peak_mib": most}
-    rates.append(matmul_rate(clock, pair.lr, width))
+    rates.append(product_rates(clock, pair.lr, width))
     decoded = {}
     for name in ("plain", "guidance_off"):
         work = WAYS[name].decode
@@ -82,8 +89,8 @@ def lap(pair: Pair, clock: Clock) -> dict[str, dict]:
     for name, (milliseconds, most) in decoded.items():
         found[name]["ms"]["decode"] = milliseconds
         found[name]["peak_mib"] = most and max(most, found[name]["peak_mib"])
-    rates.append(matmul_rate(clock, pair.lr, width))
-    return {**found, "matmul": max(rates)}
+    rates.append(product_rates(clock, pair.lr, width))
+    return {**found, **{kind: max(rate[kind] for rate in rates) for kind in rates[0]}}
 
 
 def summary(laps: list[dict], flops: dict[str, dict[str, float]], tokens: int) -> dict:
@@ -103,18 +110,21 @@ def summary(laps: list[dict], flops: dict[str, dict[str, float]], tokens: int) -
     def steps(one: dict, name: str) -> float:
         return whole(one, name) - one[name]["ms"]["decode"]
 
-    found = {"matmul_tflops": over(lambda one: one["matmul"]) / 1e12}
+    def share(one: dict, name: str, peak: float) -> float:
+        return sum(flops[name].values()) / (whole(one, name) / 1000) / peak
+
+    found = {f"{kind}_tflops": over(lambda one, kind=kind: one[kind]) / 1e12 for kind in ("matmul", "linear")}
     for name in WAYS:
-        done, peaks = sum(flops[name].values()), [one[name]["peak_mib"] for one in laps]
+        peaks = [one[name]["peak_mib"] for one in laps]
         milliseconds = over(lambda one, name=name: whole(one, name))
         found[name] = {
             "ms": {stage: over(lambda one, name=name, stage=stage: one[name]["ms"][stage]) for stage in flops[name]},
             "total_ms": milliseconds,
             "tokens_per_s": tokens / milliseconds * 1000,
             "peak_mib": None if None in peaks else max(peaks),
-            "tflop": done / 1e12,
-            "share_of_peak": over(lambda one, name=name, done=done:
-                                  done / (whole(one, name) / 1000) / one["matmul"])}
+            "tflop": sum(flops[name].values()) / 1e12,
+            "share_of_peak": over(lambda one, name=name: share(one, name, one["matmul"])),
+            "share_of_fastest": over(lambda one, name=name: share(one, name, max(one["matmul"], one["linear"])))}
     ways = ("guidance_on", "guidance_off")
     found["speedup"] = {
         **{name: over(lambda one, name=name: whole(one, "plain") / whole(one, name)) for name in ways},
@@ -138,7 +148,7 @@ def measure_other(name: str, lr: torch.Tensor, rounds: int) -> dict[str, float]:
     network = OTHERS[name]().to(lr.device, lr.dtype).eval()
 
     def once() -> tuple[float, float | None, float]:
-        rate = matmul_rate(clock, lr, width=512, tries=2)
+        rate = product_rates(clock, lr, width=512, tries=2)["matmul"]
         return *with_peak(lr.device, lambda: clock.time(lambda: network(lr))), rate
 
     laps = [once() for _ in range(rounds + 1)][1:]
@@ -168,13 +178,15 @@ def on_a_gpu(pair: Pair, counted: Pair, rounds: int) -> dict:
 
 def told(title: str, found: dict) -> str:
     """Return what ``summary`` gives as a table."""
-    lines = [f"\n{title}, matrix products {found['matmul_tflops']:.3f} TFLOP/s",
+    lines = [f"\n{title}, matrix products {found['matmul_tflops']:.3f} TFLOP/s, "
+             f"by our linear layer {found['linear_tflops']:.3f}",
              f"{'ms':<14}" + "".join(f"{name:>14}" for name in WAYS)]
     rows = {stage: [found[name]["ms"][stage] for name in WAYS] for stage in found["plain"]["ms"]}
     rows["end to end"] = [found[name]["total_ms"] for name in WAYS]
     lines += [f"{label:<14}" + "".join(f"{value:14.1f}" for value in values) for label, values in rows.items()]
     for label, key, form in (("tokens/s", "tokens_per_s", ".1f"), ("peak MiB", "peak_mib", ".0f"),
-                             ("TFLOP", "tflop", ".3f"), ("share of peak", "share_of_peak", ".1%")):
+                             ("TFLOP", "tflop", ".3f"), ("share of peak", "share_of_peak", ".1%"),
+                             ("… of fastest", "share_of_fastest", ".1%")):
         values = [found[name][key] for name in WAYS]
         lines.append(f"{label:<14}" + "".join(f"{'?' if value is None else format(value, form):>14}"
                                               for value in values))

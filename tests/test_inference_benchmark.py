@@ -70,12 +70,14 @@ def test_stages_are_all_of_a_picture(name):
 def test_ratios_and_shares_are_taken_within_a_lap():
     def lap(slower: float) -> dict:
         times = {"plain": (30, 10), "guidance_on": (20, 5), "guidance_off": (5, 5)}
-        return {"matmul": 1e12 / slower, **{name: {"ms": {"condition": slower * steps, "decode": slower * decode},
-                                                   "peak_mib": 1} for name, (steps, decode) in times.items()}}
+        ways = {name: {"ms": {"condition": slower * steps, "decode": slower * decode}, "peak_mib": 1}
+                for name, (steps, decode) in times.items()}
+        return {"matmul": 1e12 / slower, "linear": 2e12 / slower, **ways}
 
     flops = {name: {"condition": 6e9, "decode": 3e9} for name in stages.WAYS}
     found = inference.summary([lap(1), lap(7), lap(3)], flops, tokens=30)
     assert found["guidance_off"]["share_of_peak"] == pytest.approx(0.9)
+    assert found["guidance_off"]["share_of_fastest"] == pytest.approx(0.45)
     assert found["guidance_off"]["total_ms"] == 30 and found["guidance_off"]["tokens_per_s"] == 1000
     assert found["speedup"] == pytest.approx({"guidance_on": 1.6, "guidance_off": 4, "steps_on": 1.5, "steps_off": 6,
                                               "decoder": 2})
