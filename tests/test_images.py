@@ -145,6 +145,7 @@ BAD = {
     "gif": (lambda path: save(path, "P", "GIF"), "no PNG, JPEG, WebP, TIFF or BMP"),
     "missing": (lambda path: None, "No such file"),
     "folder": (lambda path: path.mkdir(), "Is a directory"),
+    "pipe": (os.mkfifo, "it is a pipe or a device and no file"),
     "cmyk": (lambda path: save(path, "CMYK", "JPEG"), "is a CMYK picture; convert it"),
     "cmyk tiff": (lambda path: save(path, "CMYK", "TIFF"), "is a CMYK picture; convert it"),
     "float": (lambda path: save(path, "F", "TIFF"), "has 32 bits a channel; convert it"),

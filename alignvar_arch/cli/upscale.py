@@ -1,5 +1,7 @@
 """`basicsr upscale`: pictures of any size and format, in files, folders and globs, by a factor of four."""
 
+import argparse
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -50,7 +52,7 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
     if not jobs and not failed.count:
         raise UserError(f"there are no pictures in {', '.join(args.inputs)} ({', '.join(images.FORMATS)}); "
                         "--recursive looks into sub-folders too.")
-    waiting = [job for job in jobs if args.overwrite or not job.target.exists()]
+    waiting = [job for job in jobs if args.overwrite or not os.path.exists(job.target)]
     if len(waiting) < len(jobs):
         print(f"{len(jobs) - len(waiting)} of {len(jobs)} results are in {args.output} already and stay; --overwrite "
               "makes them anew")  # fmt: skip
@@ -119,8 +121,8 @@ def _parser() -> options.Parser:
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER",
                         help="where the results go; for one picture also a FILE.png")
     parser.add_argument("--recursive", action="store_true", help="take sub-folders too, and keep them in the results")
-    parser.add_argument("--format", choices=["same", "png", "jpg", "webp", "tiff"], default="same",
-                        help="of the results (same); jpg and webp have 8 bits, and in jpg white shows through")
+    parser.add_argument("--format", choices=["same", "png", "jpg", "webp", "tiff", "bmp"], default="same",
+                        help="of the results (same); jpg, webp and bmp have 8 bits, and in jpg white shows through")
     parser.add_argument("--suffix", default="_x4", help="behind the names of the results (_x4)")
     parser.add_argument("--overwrite", action="store_true", help="make results that are there already anew")
     model = parser.add_argument_group("model")
@@ -143,4 +145,8 @@ def _parser() -> options.Parser:
 
 
 def _auto(text: str) -> int | None:
-    return None if text == "auto" else positive(text)
+    if text == "auto":
+        return None
+    if not text.lstrip("+-").isdecimal():
+        raise argparse.ArgumentTypeError(f"is {text!r}, but must be auto or a number")
+    return positive(text)

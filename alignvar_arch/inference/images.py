@@ -3,6 +3,7 @@
 EXIF data are not kept: they describe a picture of another size. GIFs, CMYK and animated pictures are refused.
 """
 import io
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ def size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: the file cannot be opened or is no picture.
     """
+    _check_file(path)
     with _opened(path, path) as image:
         return image.height, image.width
 
@@ -60,6 +62,7 @@ def read(path: Path) -> Picture:
         UserError: the file cannot be read, is cut short, is no picture of the five formats, is animated or has several
             pages, is CMYK or of another unusual kind, or has more than 16 bits.
     """
+    _check_file(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -110,6 +113,12 @@ def too_large(kind: str, height: int, width: int) -> str | None:
     if most is None or max(height, width) <= most:
         return None
     return f"{kind} holds no more than {most} pixels a side, and it would have {width}x{height}"
+
+
+def _check_file(path: Path) -> None:
+    # A pipe would be waited for until somebody writes; a folder is named when it is opened.
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise UserError(f"cannot read {path}: it is a pipe or a device and no file.")
 
 
 def _opened(path: Path, source: Path | io.BytesIO) -> Image.Image:
