@@ -298,7 +298,7 @@ def test_a_picture_for_which_memory_is_too_small_is_named_before_the_work(comman
     write("in/a.png")
     monkeypatch.setattr("alignvar_arch.cli.upscale.free", lambda device: 2**10)
     code, _, err = command("in", "-o", "out")
-    assert code == 1 and "cannot upscale in/a.png: 4x5 needs about" in err and not Path("out").exists()
+    assert code == 1 and "cannot upscale in/a.png: 4x5 needs about" in err and "MiB are free" in err and not Path("out").exists()
 
 
 # The command
@@ -386,6 +386,7 @@ def test_results_that_are_there_stay_unless_overwritten(command):
     (["in", "-o", "out", "--suffix", "a/b"], "has a slash"), (["in", "-o", "out", "--batch", "0"], "at least 1"),
     (["in", "-o", "out.png"], "is one picture's name"), (["in/a.png", "-o", "in/a.png"], "itself the picture"),
     (["in/a.png", "-o", "out.png", "--format", "jpg"], "is not of --format jpg"),
+    (["in", "-o", "out", "--tile", "x"], "must be auto or a number"),
     (["in", "-o", "out", "--guidance", "6"], "without bad-quality samples"),
     (["in", "-o", "out", "--top_p", "2"], "top_p is 2.0")])
 def test_mistakes_end_before_anything_is_made(command, arguments, text):

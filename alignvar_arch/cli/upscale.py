@@ -75,7 +75,7 @@ def _upscale(upscaler: Upscaler, jobs: list[Job], failed: Failures) -> None:
     total = sum(upscaler.tiles(*size) for size in sizes.values())
     needed = weights(upscaler.net, upscaler.tokenizer) + max(upscaler.memory(*size) for size in sizes.values())
     print(f"{len(sizes)} pictures, {total} tiles, {upscaler.at_once(total)} at once; the largest needs about "
-          f"{needed / 2**30:.1f} GiB, {free(upscaler.device) / 2**30:.1f} GiB are free on {upscaler.device}")
+          f"{_amount(needed)}, {_amount(free(upscaler.device))} are free on {upscaler.device}")
     with tqdm(total=total, unit="tile", disable=None) as bar:
         for number, (job, (height, width)) in enumerate(sizes.items(), 1):
             bar.set_description(f"{number}/{len(sizes)} {job.source.name}")
@@ -97,8 +97,8 @@ def _upscale_one(upscaler: Upscaler, job: Job, height: int, width: int, bar: tqd
         raise UserError(f"cannot write {job.target}: {problem}; choose --format png.")
     needed, left = upscaler.memory(height, width), free(upscaler.device)
     if needed > left:
-        raise UserError(f"cannot upscale {job.source}: {width}x{height} needs about {needed / 2**30:.1f} GiB of "
-                        f"memory, and {left / 2**30:.1f} GiB are free; cut it.")
+        raise UserError(f"cannot upscale {job.source}: {width}x{height} needs about {_amount(needed)} of memory, and "
+                        f"{_amount(left)} are free; cut it.")
     try:
         with new_file(job.target) as file:
             picture = images.read(job.source)
@@ -109,6 +109,10 @@ def _upscale_one(upscaler: Upscaler, job: Job, height: int, width: int, bar: tqd
             raise
         raise UserError(f"cannot upscale {job.source}: there is not enough memory for {width}x{height}.") from error
     bar.write(f"{job.target}: {pixels.shape[1]}x{pixels.shape[0]}")
+
+
+def _amount(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _say_less(less: str) -> None:
