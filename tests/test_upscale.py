@@ -381,7 +381,8 @@ def test_results_that_are_there_stay_unless_overwritten(command):
 
 
 @pytest.mark.parametrize(("arguments", "text"), [
-    (["gone.png", "-o", "out"], "there is no gone.png"), (["empty", "-o", "out"], "there are no pictures in empty"),
+    (["gone.png", "-o", "out"], "there is no gone.png"), (["", "-o", "out"], "one of the inputs is empty"),
+    (["empty", "-o", "out"], "there are no pictures in empty"),
     (["in", "-o", "in"], "-o: in is also a folder"), (["in/a.png", "-o", "in", "--suffix", ""], "itself a picture"),
     (["in/a.png", "other/a.png", "-o", "out"], "would both become out/a_x4.png"),
     (["in", "-o", "out", "--suffix", "a/b"], "has a slash"), (["in", "-o", "out", "--batch", "0"], "at least 1"),

@@ -74,6 +74,8 @@ def _named(places: list[str], output: Path, kind: str) -> Job:
 
 
 def _expanded(place: str, output: Path) -> list[Path]:
+    if not place:
+        raise UserError("one of the inputs is empty; name pictures, folders or a glob.")
     path = Path(os.path.expanduser(place))
     if os.path.lexists(path):
         return [path]
