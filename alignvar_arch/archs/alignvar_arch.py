@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from alignvar_arch.archs.layers.kv_cache import KVCache
+from alignvar_arch.archs.layers.linear import Linear
 from alignvar_arch.archs.layers.rope import rope_table
 from alignvar_arch.archs.scales import ScaleSchedule
 from alignvar_arch.archs.tokenizer.pyramid import ResidualPyramid
@@ -106,7 +107,7 @@ class AlignVAR(nn.Module):
         self.blocks = nn.ModuleList([Block(embed_dim, num_heads, mlp_ratio, most * i / max(depth - 1, 1))
                                      for i in range(depth)])
         self.head_nm = HeadNorm(embed_dim)
-        self.head = nn.Linear(embed_dim, codebook_size)
+        self.head = Linear(embed_dim, codebook_size)
         self.make_tables()
         self._initialise(depth)
 

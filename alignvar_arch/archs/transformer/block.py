@@ -13,6 +13,7 @@ from torchvision.ops import StochasticDepth
 
 from alignvar_arch.archs.layers.attention import attend, attend_block_causal
 from alignvar_arch.archs.layers.kv_cache import KVCache
+from alignvar_arch.archs.layers.linear import Linear, linear
 from alignvar_arch.archs.layers.rope import rotate
 
 LARGEST_LOG_SCALE = 4.605170185988092  # ln 100
@@ -34,11 +35,11 @@ class Attention(nn.Module):
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.register_buffer("zero_k_bias", torch.zeros(dim))
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def queries_keys_values(self, x: torch.Tensor, rope: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return what attends: q and k normalised, scaled and rotated, and v, (B, H, N, D) each."""
-        qkv = F.linear(x, self.mat_qkv.weight, torch.cat([self.q_bias, self.zero_k_bias, self.v_bias]))
+        qkv = linear(x, self.mat_qkv.weight, torch.cat([self.q_bias, self.zero_k_bias, self.v_bias]))
         qk, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads).split([2, 1])
         # Whatever the weights' dtype: exp(s) reaches 100, and half a per cent of it would be half a logit.
         scale = self.scale_mul_1H11.float().clamp(max=LARGEST_LOG_SCALE).exp()
@@ -62,8 +63,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
