@@ -39,10 +39,12 @@ def attend_block_causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends:
                         scale: float | None = None) -> torch.Tensor:
     """Attend so that a query sees the keys of its own level and of all levels before it.
 
-    ``ends`` are the ends of the levels in the sequence, the last its length. One unmasked call a level: no L×L mask
-    exists, nothing masked is computed, and a level's call is the one that cached generation makes.
+    ``ends`` are the ends of the levels in the sequence, the last its length M; the N queries are its last. One
+    unmasked call a level: no L×L mask exists, nothing masked is computed, and a level's call is the one that cached
+    generation makes.
     """
-    queries = q.split([end - start for start, end in zip((0, *ends), ends, strict=False)], dim=2)
+    starts = k.shape[2] - q.shape[2], *ends[:-1]
+    queries = q.split([end - start for start, end in zip(starts, ends, strict=True)], dim=2)
     keys, values = (_Beginnings.apply(x, tuple(ends)) for x in (k, v))
     out = [attend(*level, scale).transpose(1, 2) for level in zip(queries, keys, values, strict=True)]
     # Joined in (B, N, H, D), as the output's projection reads it and as the kernels write it.

@@ -1,7 +1,8 @@
 """Linear layers as 1×1 convolutions, where that is faster.
 
 On a CPU torch multiplies matrices with MKL, which does without AVX-512 on AMD's processors, and convolves with oneDNN,
-which does not: the same product takes less than half the time (an EPYC with AVX-512, 324 tokens and more, width 512).
+which does not: the same product takes less than half the time (an EPYC with AVX-512, 324 tokens and more, width 512),
+and so do the two of its backward pass.
 """
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ FEWEST = 20480  # numbers; of fewer, and on a single thread, torch convolves wit
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Return ``F.linear(x, weight, bias)``, equal up to rounding; x (B, N, C)."""
     on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > FEWEST and torch.get_num_threads() > 1
-    if not on_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not on_cpu or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
     # One row of pixels, (1, C, 1, B·N), channels-last as it lies; of a column oneDNN makes a third less.
     row = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)

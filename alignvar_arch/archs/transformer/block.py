@@ -1,7 +1,7 @@
 """The transformer block: pre-norm, AdaLN, cosine attention with rotary positions. Attribute names are VAR's.
 
-Shapes: B batch, N tokens, C width, H heads, D = C / H. In generation a block sees one level after another with a cache;
-``wanted`` is then the number of tokens, from the end, whose output will be read: the last block does no more than that.
+Shapes: B batch, N tokens, C width, H heads, D = C / H. In generation a block sees one level after another with a cache.
+``wanted`` is the number of tokens, from the end, whose output will be read: the last block does no more than that.
 """
 from collections.abc import Sequence
 
@@ -51,10 +51,12 @@ class Attention(nn.Module):
                 cache: KVCache | None = None, wanted: int | None = None) -> torch.Tensor:
         """x (B, N, C), rope (2, N, D/2) → (B, N, C): a whole sequence with ``ends``, or the next level with a cache."""
         q, k, v = self.queries_keys_values(x, rope)
+        if wanted is not None:
+            q = q[:, :, -wanted:]
         if cache is None:
             out = attend_block_causal(q, k, v, ends, scale=1.0)
         else:
-            out = attend(q if wanted is None else q[:, :, -wanted:], *cache.append(k, v), scale=1.0)
+            out = attend(q, *cache.append(k, v), scale=1.0)
         return self.proj(rearrange(out, "b h n d -> b n (h d)"))
 
 
