@@ -30,7 +30,7 @@ class AlignVARTokenizerModel(TokenModel):
         super().__init__(opt)
         self.scale_log = ScaleLog(self.get_bare_model(self.net_g).schedule.sides)
         self.hits = 0  # (K, V) since the last validation
-        # Weights that were given, rather than resumed from, bring a codebook that is placed already.
+        # Weights that were given bring a codebook that is placed already; when resuming, the state says it.
         self.placed = not opt["path"].get("resume_state") and opt["path"].get("pretrain_network_g") is not None
 
     @staticmethod
@@ -52,6 +52,11 @@ class AlignVARTokenizerModel(TokenModel):
         check_range(opt, "train.quantise_from", 0, opt["train"]["total_iter"] - 1, whole=True)
         check_range(opt, "train.revive_freq", 0, whole=True)
         check_range(opt, "train.revive_until", 0)
+
+    @staticmethod
+    def needs_total(train: dict) -> bool:
+        """Whether a step depends on how many there will be, so that resuming with another total is not exact."""
+        return bool(train.get("revive_freq", 50)) and "revive_until" not in train
 
     def build_losses(self):
         train_opt = self.opt["train"]
@@ -110,10 +115,12 @@ class AlignVARTokenizerModel(TokenModel):
         return losses
 
     def training_state(self):
-        return {**super().training_state(), "hits": self.hits.cpu() if torch.is_tensor(self.hits) else self.hits}
+        return {**super().training_state(), "hits": self.hits.cpu() if torch.is_tensor(self.hits) else self.hits,
+                "placed": self.placed}
 
     def load_training_state(self, state):
         super().load_training_state(state)
+        self.placed = state.get("placed", self.placed)
         hits = state.get("hits", 0)
         self.hits = hits.to(self.device) if torch.is_tensor(hits) else hits
 
