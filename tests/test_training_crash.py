@@ -282,6 +282,16 @@ def test_forced_rates_are_the_options_rates():
     assert sorted(rates) == [5, 6, 7, 8] and all(rates[key] == pytest.approx(wanted[key]) for key in rates)
 
 
+def test_a_longer_tokenizer_training_revives_codes_longer_and_says_so(capsys):
+    opt = options("tokenizer")
+    del opt["train"]["revive_until"]
+    assert main(["train", "-opt", write(opt)]) == 0
+    opt["train"]["total_iter"] = 10
+    capsys.readouterr()
+    assert main(["train", "-opt", write(opt), "--auto_resume"]) == 2
+    assert "the last iteration that revives codes was 4 and is 8" in capsys.readouterr().err
+
+
 def test_a_state_of_another_kind_of_model_is_a_sentence(capsys):
     opt = options("esrgan")
     opt["train"]["total_iter"] = 2

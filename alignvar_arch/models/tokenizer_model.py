@@ -54,9 +54,11 @@ class AlignVARTokenizerModel(TokenModel):
         check_range(opt, "train.revive_until", 0)
 
     @staticmethod
-    def needs_total(train: dict) -> bool:
-        """Whether a step depends on how many there will be, so that resuming with another total is not exact."""
-        return bool(train.get("revive_freq", 50)) and "revive_until" not in train
+    def depends_on(train: dict) -> dict[str, int]:
+        """Return what a run's course depends on that is no option itself: it follows from ``total_iter``."""
+        every = train.get("revive_freq", 50)
+        last = every * int(_revive_until(train) // every) if every else 0
+        return {"the last iteration that revives codes": last}
 
     def build_losses(self):
         train_opt = self.opt["train"]
@@ -82,7 +84,7 @@ class AlignVARTokenizerModel(TokenModel):
         # Codes placed on an untrained encoder's latents pull them to zero, so the first iterations go without. When
         # they are over no code has been hit, so that all move onto real latents: the codebook's initialisation.
         start = 0 if self.placed else train_opt.get("quantise_from", 0)
-        until = train_opt.get("revive_until", 0.8 * train_opt["total_iter"])
+        until = _revive_until(train_opt)
         place = current_iter == start + 1 and not self.placed
         if place or (every and start < current_iter <= until and current_iter % every == 0):
             with torch.no_grad():
@@ -134,3 +136,7 @@ class AlignVARTokenizerModel(TokenModel):
         if not hasattr(self, "gt"):
             raise UserError("datasets: a tokenizer reconstructs GT, and this data set has none; give it dataroot_gt.")
         return reconstruction(net, self.gt, self.lq, **self.tiling())
+
+
+def _revive_until(train: dict) -> float:
+    return train.get("revive_until", 0.8 * train["total_iter"])

@@ -69,8 +69,8 @@ class Feed:
                 batch, problems = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+            except (RuntimeError, OSError, EOFError) as error:
+                if not _reader_has_died(batches, error):
                     raise
                 raise UserError("a process that reads images was killed, most often for want of memory; lower "
                                 "datasets.train.num_worker_per_gpu or batch_size_per_gpu.") from error
@@ -87,6 +87,15 @@ class Feed:
                             f"allows {self.most_bad}.")
         logging.getLogger("basicsr").warning(f"Another image takes the place of an unusable one (number "
                                              f"{len(self.bad_images)} of {self.most_bad} allowed): {problem}")
+
+
+def _reader_has_died(batches: Iterator, error: Exception) -> bool:
+    """Whether an error comes of it; a batch that the dead one has sent fails in many ways when it is fetched."""
+    workers = getattr(batches, "_workers", ())
+    if not workers or "Caught " in str(error):  # raised by the data set
+        return False
+    return ("DataLoader worker" in str(error) or isinstance(error, (ConnectionError, EOFError))
+            or not all(entry.is_alive() for entry in workers))
 
 
 @contextlib.contextmanager

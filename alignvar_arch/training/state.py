@@ -44,21 +44,17 @@ def matters(opt: dict, dataset: Dataset) -> dict:
     blocks["datasets.train"] = {key: value for key, value in opt["datasets"]["train"].items()
                                 if key not in _FREE_IN_DATA and not key.startswith(("dataroot", "photos"))}
     found = dict(_flat(blocks, ""))
-    if _needs_total(opt):
+    if (opt["train"].get("scheduler") or {}).get("type") == LinearWarmupCosineLR.__name__:
         found["train.total_iter"] = int(opt["train"]["total_iter"])
+    model = MODEL_REGISTRY.get(opt["model_type"])
+    if hasattr(model, "depends_on"):
+        found.update(model.depends_on(opt["train"]))
     found["the number of training images"] = len(dataset)
     found["the training images' names"] = _names(dataset)
     found["the device"] = "cuda" if opt["num_gpu"] else "cpu"
     if not opt["dist"] and opt["num_gpu"] > 1:
         found["num_gpu"] = opt["num_gpu"]  # one batch over several devices
     return found
-
-
-def _needs_total(opt: dict) -> bool:
-    """Whether an iteration depends on how many there will be."""
-    model = MODEL_REGISTRY.get(opt["model_type"])
-    return ((opt["train"].get("scheduler") or {}).get("type") == LinearWarmupCosineLR.__name__
-            or hasattr(model, "needs_total") and model.needs_total(opt["train"]))
 
 
 def _flat(block: dict, prefix: str) -> Iterator[tuple[str, object]]:
