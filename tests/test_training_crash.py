@@ -356,3 +356,11 @@ def test_an_older_run_is_renamed_only_once_the_network_is_good(monkeypatch, caps
         assert main(["train", "-opt", write(opt)]) == code
         assert listing(Path.cwd()) == before
         assert "Resume" not in capsys.readouterr().err  # what lies there is another run's
+
+
+def test_a_finished_run_that_is_resumed_writes_the_same_last_weights():
+    opt = options("alignvar")
+    expected = whole(opt)
+    Path("experiments/alignvar/models/net_g_latest.pth").unlink()
+    assert end(start(train, opt, "--auto_resume")) == 0
+    same_as(expected, "alignvar")

@@ -146,7 +146,7 @@ class TokenModel(SRModel):
     def training_state(self) -> dict:
         """Return what a resumed run needs beside weights, optimisers and schedulers."""
         return {"stepper": self.stepper.state_dict(), "scale_log": self.scale_log.state_dict(),
-                "from_scratch": self.from_scratch}
+                "from_scratch": self.from_scratch, "iteration": self.iteration}
 
     def load_training_state(self, state: dict) -> None:
         """Put back what ``training_state`` gave."""
@@ -154,6 +154,7 @@ class TokenModel(SRModel):
             self.stepper.load_state_dict(state["stepper"])
             self.scale_log.load_state_dict(state["scale_log"], self.device)
             self.from_scratch = state.get("from_scratch", self.from_scratch)
+            self.iteration = state.get("iteration", 0)
 
     @torch.no_grad()
     def model_ema(self, decay=0.999):
