@@ -7,6 +7,7 @@ from alignvar_arch import options
 from alignvar_arch.cli.pipeline import close_logger, current_folder
 from alignvar_arch.cli.plugins import Plugin
 from alignvar_arch.options.datasets import Builder
+from alignvar_arch.training import distributed
 from alignvar_arch.training.loop import Run
 
 
@@ -17,11 +18,13 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
         UserError: for whatever is wrong with the options, the data or the place; no older run has been touched then.
     """
     opt, args = options.parse_options(current_folder(), True, argv, "basicsr train")
-    datasets = Builder(opt)
+    with distributed.in_turn(args.opt, opt["dist"]):
+        datasets = Builder(opt)
     close_logger()  # it has no file yet
-    options.seed(opt)  # the builder has drawn a crop
+    options.join(opt, args)  # seeds too: the builder has drawn a crop
     try:
         Run(opt, args.opt, datasets, args.force_resume)()
+        distributed.stop()
     except BaseException as error:
         if not isinstance(error, Exception):
             error.args = (_how_to_resume(opt, argv),)

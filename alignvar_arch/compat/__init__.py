@@ -16,8 +16,19 @@ def apply() -> None:
         return
     standins.install()
     # These import basicsr, which works only once the stand-ins are in place.
-    from alignvar_arch.compat import cpu, folders, images, lmdb_backend, metrics, networks, rates, registries, training
+    from alignvar_arch.compat import (
+        cpu,
+        folders,
+        images,
+        lmdb_backend,
+        metrics,
+        networks,
+        parallel,
+        rates,
+        registries,
+        training,
+    )
 
-    for part in (registries, lmdb_backend, folders, images, networks, rates, metrics, training, cpu):
+    for part in (registries, lmdb_backend, folders, images, networks, rates, metrics, training, cpu, parallel):
         part.install()
     _applied = True
