@@ -166,12 +166,12 @@ def start(opt: dict, place: Place) -> None:
         store.set_timeout(datetime.timedelta(seconds=seconds))
         store.set(f"here/{rank}", "")
         store.wait([f"here/{number}" for number in range(world)])
+        dist.init_process_group(_backend(opt.get("dist_params"), opt["num_gpu"]), store=store, rank=rank,
+                                world_size=world, timeout=_WAITING)
     except (dist.DistError, RuntimeError, ValueError, OSError) as error:
         raise UserError(f"process {place.rank} of {place.world} did not find the others at {host}:{port} within "
                         f"{seconds} s ({_first_line(error)}); see that all are started, that the address is the first "
                         "machine's and that nothing else has the port.") from error
-    dist.init_process_group(_backend(opt.get("dist_params"), opt["num_gpu"]), store=store, rank=rank, world_size=world,
-                            timeout=_WAITING)
     opt["manual_seed"] = gathered(opt["manual_seed"])[0]
 
 
