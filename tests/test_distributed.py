@@ -49,15 +49,17 @@ def _write_options() -> None:
         "dist_params": {"backend": "auto", "port": 29500},
     }
     train = {"ema_decay": 0.9, "optim_g": {"type": "AdamW", "lr": 1e-3}, "grad_clip": 1.0, "total_iter": 4,
-             "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [100]}}
+             "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [10000]}}
     write({"name": "alignvar", "model_type": "AlignVARModel", **copy.deepcopy(shared),
            "network_g": {**TRANSFORMER, "drop_path": 0.0}, "network_tokenizer": dict(TOKENIZER),
            "path": {**shared["path"], "pretrain_network_tokenizer": "tokenizer.safetensors"},
            "train": {**train, "bad_quality_rate": 0.5, "ce_opt": {"type": "TokenCrossEntropyLoss"},
                      "hcc_opt": {"type": "HCCLoss", "loss_weight": 1.0}}}, "alignvar.yml")
+    # eps: the norm after a bias takes its gradient away but for rounding, which Adam would make a step of.
     write({"name": "tokenizer", "model_type": "AlignVARTokenizerModel", **copy.deepcopy(shared),
            "network_g": dict(TOKENIZER),
-           "train": {**train, "quantise_from": 1, "revive_freq": 2, "pixel_opt": {"type": "L1Loss"},
+           "train": {**train, "optim_g": {**train["optim_g"], "eps": 1e-3},
+                     "quantise_from": 1, "revive_freq": 2, "pixel_opt": {"type": "L1Loss"},
                      "vq_opt": {"type": "VQLoss"}}}, "tokenizer.yml")
     Path("sr").mkdir()
     write_pairs(Path("sr"), count=7)
@@ -91,9 +93,13 @@ def same_run(one: str, other: str, exact: bool = False, places: float = 1e-5) ->
         last = [step for step in found[tag] if step > 0]  # a resumed run has told the rest only
         assert [found[tag][step] for step in last] == pytest.approx(
             [seen[tag][step] for step in last], rel=0 if exact else places, abs=0 if exact else places), tag
-    for key, values in weights(one).items():
-        for name, value in values.items():
-            torch.testing.assert_close(weights(other)[key][name], value, rtol=0, atol=0 if exact else places)
+    same_weights(weights(one), weights(other), 0 if exact else places)
+
+
+def same_weights(one: dict, other: dict, places: float = 1e-5) -> None:
+    assert one.keys() == other.keys() == {"params", "params_ema"}
+    for key, values in one.items():
+        torch.testing.assert_close(other[key], values, rtol=0, atol=places)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +167,7 @@ def test_fsdp_trains_as_ddp_does_with_accumulation_and_checkpointing_too(there):
 def test_a_tokenizer_whose_dead_codes_are_moved_trains_alike_under_ddp_and_fsdp(there):
     log = next(Path("experiments/tokenizer_fsdp").glob("train_*.log")).read_text()
     assert "moved 24 dead codes of 24" in log
-    same_run("tokenizer_ddp", "tokenizer_fsdp")
+    same_run("tokenizer_ddp", "tokenizer_fsdp", places=5e-5)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
@@ -200,9 +206,7 @@ def test_shares_load_in_one_process_and_the_run_goes_on_as_it_would_have(copied,
     assert re.search(r"would not be exact: world_size was 2 and is 1\. Give", capsys.readouterr().err)
     assert not torch.distributed.is_initialized()
     assert main(["train", "--force_resume", *again, WHOLE]) == 0
-    for key, values in weights("ddp", "4").items():
-        for name, value in values.items():
-            torch.testing.assert_close(weights("fsdp", "4")[key][name], value, rtol=0, atol=1e-5)
+    same_weights(weights("ddp", "4"), weights("fsdp", "4"))
 
 
 def test_shares_load_without_processes_and_a_whole_state_is_shared_among_them(copied, alone):
@@ -213,9 +217,7 @@ def test_shares_load_without_processes_and_a_whole_state_is_shared_among_them(co
     assert main(["train", "--force_resume", "--launcher", "pytorch",
                  *job("alignvar", "ddp", WHOLE, FSDP, flags=("--auto_resume",))]) == 0
     for kind in ("ddp", "fsdp"):
-        for key, values in weights("one", "4").items():
-            for name, value in values.items():
-                torch.testing.assert_close(weights(kind, "4")[key][name], value, rtol=0, atol=1e-5)
+        same_weights(weights("one", "4"), weights(kind, "4"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "metadata", "other metadata"])

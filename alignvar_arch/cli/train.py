@@ -26,6 +26,7 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
         Run(opt, args.opt, datasets, args.force_resume)()
         distributed.stop()
     except BaseException as error:
+        distributed.stop(together=False)
         if not isinstance(error, Exception):
             error.args = (_how_to_resume(opt, argv),)
         raise

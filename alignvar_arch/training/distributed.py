@@ -179,10 +179,11 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
 
 
-def stop() -> None:
-    """Leaves the other processes, when all have come to their end."""
+def stop(together: bool = True) -> None:
+    """Leaves the other processes: when all have come to their end, or not `together`, after an error."""
     if dist.is_available() and dist.is_initialized():
-        dist.barrier()
+        if together:
+            dist.barrier()
         dist.destroy_process_group()
 
 
