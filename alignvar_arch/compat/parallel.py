@@ -18,8 +18,6 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from alignvar_arch.training.distributed import gathered
-
 
 def install() -> None:
     """Goes when BasicSR shares validations, and asks for the device."""
@@ -80,7 +78,8 @@ def _nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
     if metrics is None:
         return
     if shared:
-        shares = gathered((sums, count))
+        shares = [None] * world
+        torch.distributed.all_gather_object(shares, (sums, count))  # summed in one order, so to one figure everywhere
         sums, count = {metric: sum(own[metric] for own, _ in shares) for metric in sums}, sum(n for _, n in shares)
     self.metric_results = {metric: value / count for metric, value in sums.items()}
     for metric, value in self.metric_results.items():
