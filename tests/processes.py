@@ -1,6 +1,7 @@
 """Starting real processes that train together, and reading what their runs have left."""
 
 import faulthandler
+import importlib
 import json
 import os
 import signal
@@ -41,8 +42,10 @@ def ended(process: subprocess.Popen) -> tuple[int, str]:
     return process.returncode, said
 
 
-def train(jobs: list[list[str]], count: int = 2) -> str:
+def train(jobs: list[list[str] | str], count: int = 2) -> str:
     """Trains one job (arguments of `basicsr train`) after another in the same processes, which spares their starts.
+
+    A job may also be a function, as `module:function`.
 
     Every process writes what it takes for the validations' results to `figures_RANK.txt`.
     """
@@ -90,6 +93,10 @@ def _work() -> None:
     faulthandler.dump_traceback_later(LIMIT - 10, exit=True)
     for port, job in json.loads(sys.argv[1]):
         os.environ["MASTER_PORT"] = str(port)
+        if isinstance(job, str):
+            module, _, function = job.partition(":")
+            getattr(importlib.import_module(module), function)()
+            continue
         code = main(["train", "--launcher", "pytorch", *job])
         if code:
             sys.exit(code)

@@ -1,7 +1,9 @@
 """Several processes on CPUs: they equal one, FSDP equals DDP, they resume exactly, and say what is wrong."""
 import copy
+import json
 import re
 import shutil
+import types
 from pathlib import Path
 
 import cv2
@@ -12,11 +14,16 @@ import small
 import torch
 from conftest import TINY, listing, write, write_pairs
 from test_models import TOKENIZER, TRANSFORMER
+from torch import nn
 
 from alignvar_arch import checkpoints
 from alignvar_arch.cli import main
 from alignvar_arch.errors import UserError
+from alignvar_arch.models import sharding
+from alignvar_arch.models.stepping import Stepper
 from alignvar_arch.training import distributed, resuming, shards
+from alignvar_arch.training import state as state_module
+from alignvar_arch.training.saving import Checkpoints
 
 FSDP = "train:parallel=fsdp"
 TWICE = "train:accumulate=2"
@@ -102,6 +109,36 @@ def same_weights(one: dict, other: dict, places: float = 1e-5) -> None:
         torch.testing.assert_close(other[key], values, rtol=0, atol=places)
 
 
+def skip_and_collect() -> None:
+    """In each process: steps of a sharded network, one gradient of which is not finite in one process; pools."""
+    torch.distributed.init_process_group("gloo")
+    rank, device = torch.distributed.get_rank(), torch.device("cpu")
+    found = {}
+    for precision in ("fp32", "fp16"):
+        net = sharding.agree(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)))
+        sharding.shard(net, [net[0]], device)
+        optimizer = torch.optim.AdamW(net.parameters(), 0.1, fused=True)
+        stepper, found[precision] = Stepper(net, optimizer, device, precision=precision, clip=1.0), []
+        for step in range(3):
+            before = [sharding.local(entry.detach()).clone() for entry in net.parameters()]
+            with stepper.micro_batch(0):
+                stepper.backward(net(torch.ones(2, 4)).square().mean())
+            if step == 1 and rank == 0:
+                net[0].weight.grad.to_local()[0, 0] = torch.inf
+            stepper.step()
+            found[precision].append(all(torch.equal(old, sharding.local(entry.detach()))
+                                        for old, entry in zip(before, net.parameters(), strict=True)))
+    model = types.SimpleNamespace(optimizers=[], schedulers=[], opt={"rank": rank}, resume_training=lambda _: None,
+                                  queue_ptr=rank, device=device)
+    states = [state_module.capture(model)]
+    torch.distributed.broadcast_object_list(states)  # as all read one file
+    model.queue_ptr = 7
+    state_module.restore(model, states[0])
+    found["pool"] = model.queue_ptr
+    Path(f"skipped_{rank}.json").write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A folder where one process and two have trained the same things; the two in one go, their start is what costs."""
@@ -120,6 +157,7 @@ def runs(tmp_path_factory):
             job("alignvar", "fsdp", FSDP), job("alignvar", "fsdp_parts", FSDP, TWICE, "train:checkpointing=true"),
             job("alignvar", "fsdp_again", FSDP, half), job("alignvar", "fsdp_again", FSDP, flags=resumed),
             job("tokenizer", "tokenizer_ddp"), job("tokenizer", "tokenizer_fsdp", FSDP), job("sr", "sr_two"),
+            "test_distributed:skip_and_collect",
         ])
     torch.backends.cudnn.benchmark = before
     return folder
@@ -187,6 +225,12 @@ def transformer_names(folder: Path) -> set[str]:
     return {label.partition("|")[0] for label in shards._Reader(folder).read_metadata().state_dict_metadata}
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_sharded_step_is_skipped_by_all_and_each_process_gets_its_own_pool_back(there, rank):
+    found = json.loads(Path(f"skipped_{rank}.json").read_text())
+    assert found["fp32"] == found["fp16"] == [False, True, False] and found["pool"] == rank
+
+
 def test_validation_is_shared_by_every_model_and_equals_one_processs(there):
     one, two = (processes.scalars(name)["metrics/Val/psnr"][5] for name in ("sr_one", "sr_two"))
     assert one == pytest.approx(two, abs=1e-5)
@@ -218,6 +262,19 @@ def test_shares_load_without_processes_and_a_whole_state_is_shared_among_them(co
                  *job("alignvar", "ddp", WHOLE, FSDP, flags=("--auto_resume",))]) == 0
     for kind in ("ddp", "fsdp"):
         same_weights(weights("one", "4"), weights(kind, "4"))
+
+
+def test_shares_go_with_their_state(tmp_path):
+    path = {"models": str(tmp_path / "models"), "training_states": str(tmp_path / "states")}
+    for name in ("2.shards", ".4.shards.part", "9.shards"):
+        Path(path["training_states"], name).mkdir(parents=True)
+    for name in ("2.state", "9.state"):
+        Path(path["training_states"], name).touch()
+    kept = Checkpoints(path, 1, [2, 9])
+    kept.sweep()
+    kept.set_aside(2)
+    kept.write_state(4, {"iter": 4})
+    assert listing(tmp_path / "states") == ["4.state", "9.shards.aside", "9.state.aside"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "metadata", "other metadata"])

@@ -212,6 +212,15 @@ def gathered(value) -> list:
     return values
 
 
+def collected(value) -> list:
+    """Returns in the first process what each has, by rank, and elsewhere an empty list; every process must call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(value, values)
+    return values or []
+
+
 def check_same(values: dict) -> None:
     """Refuses to go on where the processes do not have the same `values`; every process must call it.
 

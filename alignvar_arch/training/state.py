@@ -1,9 +1,10 @@
 """What a training state holds, how it is put back, and when that cannot be exact.
 
 Beside BasicSR's `epoch`, `iter`, `optimizers` and `schedulers` a state has `rng` (one entry a process), `model` (what
-the model's `training_state` gives), `shards` (whether the optimiser's averages are in `ITER.shards` beside it), `best`
-(BasicSR's best metrics), `seed`, `matters` (the options and data that the course of a run depends on), `saved` (the
-iterations whose checkpoints the run has written and not removed) and `owes_validation` (a signal cut it short).
+the model's `training_state` gives), `pools` (of BasicSR's Real-ESRGAN models, one a process), `shards` (whether the
+optimiser's averages are in `ITER.shards` beside it), `best` (BasicSR's best metrics), `seed`, `matters` (the options
+and data that the course of a run depends on), `saved` (the iterations whose checkpoints the run has written and not
+removed) and `owes_validation` (a signal cut it short).
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset
 
 from alignvar_arch.errors import UserError
 from alignvar_arch.training import rng, shards
-from alignvar_arch.training.distributed import gathered
+from alignvar_arch.training.distributed import collected, gathered
 
 _SHOWN = 4  # differences in a message
 # What a run may have otherwise from one day to the next without another course.
@@ -107,7 +108,10 @@ def capture(model: BaseModel) -> dict:
     if hasattr(model, "training_state"):
         content["model"] = model.training_state()
     else:
-        content["model"] = {name: getattr(model, name) for name in _POOL if hasattr(model, name)}
+        content["model"] = {}
+        pool = {name: getattr(model, name) for name in _POOL if hasattr(model, name)}
+        content["pools"] = collected({name: value.cpu() if torch.is_tensor(value) else value
+                                      for name, value in pool.items()})
     return content
 
 
@@ -128,7 +132,8 @@ def restore(model: BaseModel, state: dict) -> None:
     if hasattr(model, "load_training_state"):
         model.load_training_state(state.get("model", {}))
         return
-    for name, value in state.get("model", {}).items():
+    pools, rank = state.get("pools", []), model.opt["rank"]
+    for name, value in pools[rank].items() if rank < len(pools) else ():
         setattr(model, name, value.to(model.device) if torch.is_tensor(value) else value)
 
 
