@@ -24,6 +24,10 @@ def _rotate(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * turns).flatten(-2).to(x.dtype)
 
 
+def _linear(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    return F.linear(x, layer.weight, layer.bias)
+
+
 def _attention(layer: Attention, x: torch.Tensor, turns: torch.Tensor, cache: dict[str, torch.Tensor]) -> torch.Tensor:
     qkv = F.linear(x, layer.mat_qkv.weight, torch.cat([layer.q_bias, layer.zero_k_bias, layer.v_bias]))
     q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=layer.heads).unbind()
@@ -33,7 +37,7 @@ def _attention(layer: Attention, x: torch.Tensor, turns: torch.Tensor, cache: di
         k, v = torch.cat([cache["k"], k], dim=2), torch.cat([cache["v"], v], dim=2)
     cache["k"], cache["v"] = k, v
     out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, scale=1.0)
-    return layer.proj(out.transpose(1, 2).reshape(x.shape))
+    return _linear(layer.proj, out.transpose(1, 2).reshape(x.shape))
 
 
 def _norm(x: torch.Tensor) -> torch.Tensor:
@@ -44,7 +48,8 @@ def _block(block: Block, x: torch.Tensor, condition: torch.Tensor, turns: torch.
            cache: dict[str, torch.Tensor]) -> torch.Tensor:
     gamma1, gamma2, scale1, scale2, shift1, shift2 = block.ada_lin(condition).unflatten(-1, (1, 6, -1)).unbind(2)
     x = x + _attention(block.attn, _norm(x).mul(scale1.add(1)).add_(shift1), turns, cache).mul_(gamma1)
-    return x + block.ffn(_norm(x).mul(scale2.add(1)).add_(shift2)).mul_(gamma2)
+    h = _linear(block.ffn.fc1, _norm(x).mul(scale2.add(1)).add_(shift2))
+    return x + _linear(block.ffn.fc2, F.gelu(h, approximate="tanh")).mul_(gamma2)
 
 
 def _likeliest(logits: torch.Tensor, top_p: float = 0.75) -> torch.Tensor:
@@ -83,7 +88,7 @@ def steps(net: AlignVAR, lr: torch.Tensor, pyramid: ResidualPyramid, structure: 
         for block, cache in zip(net.blocks, caches, strict=True):
             x = _block(block, x, condition, here, cache)
         scale, shift = net.head_nm.ada_lin(condition)[:, None].chunk(2, dim=-1)
-        good, bad = net.head(_norm(x).mul(scale.add(1)).add_(shift)).float().chunk(2)
+        good, bad = _linear(net.head, _norm(x).mul(scale.add(1)).add_(shift)).float().chunk(2)
         t = guidance * k / last
         logits = ((1 + t) * good - t * bad)[:, -length:]
         chosen = _likeliest(logits.clone()).view(batch, side, side)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from alignvar_arch.archs.layers.conv import Upsample
 from alignvar_arch.archs.layers.group_norm import group_norm, norm_silu
+from alignvar_arch.archs.layers.linear import Linear
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import plain  # noqa: E402
@@ -94,3 +95,17 @@ def test_norm_and_silu_are_exact_where_sums_are_long(own):
     by_channels = x.to(memory_format=torch.channels_last)
     torch.testing.assert_close(norm_silu(norm, by_channels, own), expected, atol=2e-5, rtol=0)
     assert own or torch.equal(by_channels, x)  # somebody else's is left alone
+
+
+@pytest.mark.parametrize("tokens", [7, 400])  # the latter go through a convolution
+@torch.no_grad()
+def test_a_linear_layer_is_torchs(tokens):
+    torch.manual_seed(0)
+    layer, x, threads = Linear(64, 40), torch.randn(3, tokens, 64), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        made = layer(x)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(made, F.linear(x, layer.weight, layer.bias))
+    assert made.is_contiguous()

@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms
 
 from alignvar_arch.errors import UserError
@@ -48,9 +49,27 @@ def test_lossy_formats_come_back_nearly(tmp_path, kind, channels):
 
 
 def test_sixteen_bit_tiff_with_grey_and_alpha_holds_what_it_is_given(tmp_path):
-    tifffile = pytest.importorskip("tifffile")
     picture = Picture(pixels(2, 16))
     np.testing.assert_array_equal(tifffile.imread(stored(tmp_path / "x", picture, "TIFF")), picture.pixels)
+
+
+def test_sixteen_bit_tiffs_of_other_layouts_are_read_right(tmp_path):
+    """OpenCV reads all three, each wrong in its way."""
+    rgba, file = pixels(4, 16), tmp_path / "x.tif"
+    tifffile.imwrite(file, rgba[..., :3].transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(images.read(file).pixels, rgba[..., :3])
+    tifffile.imwrite(file, rgba[..., 0], photometric="miniswhite")
+    np.testing.assert_array_equal(images.read(file).pixels, 65535 - rgba[..., :1])
+    alpha = rgba[..., 3:].astype(float)
+    multiplied = (rgba[..., :3] * alpha / 65535).round().astype(np.uint16)
+    tifffile.imwrite(file, np.concatenate([multiplied, rgba[..., 3:]], 2), photometric="rgb",
+                     extrasamples=["assocalpha"])
+    assert np.abs(images.read(file).pixels.astype(int) - rgba).max() <= 5
+
+
+def test_grey_with_alpha_becomes_colour_in_a_bmp(tmp_path):
+    back = images.read(stored(tmp_path / "x", Picture(pixels(2)), "BMP")).pixels
+    np.testing.assert_array_equal(back, pixels(2)[..., [0, 0, 0, 1]])
 
 
 def test_sixteen_bits_become_eight_where_the_format_has_no_more():
@@ -121,11 +140,12 @@ def save(path, mode, kind, **options):
 
 
 BAD = {
-    "empty": (lambda path: path.write_bytes(b""), "it is empty, damaged, or no PNG"),
-    "text": (lambda path: path.write_text("hello " * 99), "it is empty, damaged, or no PNG"),
+    "empty": (lambda path: path.write_bytes(b""), "it is empty, damaged, of a rare kind, or no PNG"),
+    "text": (lambda path: path.write_text("hello " * 99), "it is empty, damaged, of a rare kind, or no PNG"),
     "gif": (lambda path: save(path, "P", "GIF"), "no PNG, JPEG, WebP, TIFF or BMP"),
     "missing": (lambda path: None, "No such file"),
     "folder": (lambda path: path.mkdir(), "Is a directory"),
+    "pipe": (os.mkfifo, "it is a pipe or a device and no file"),
     "cmyk": (lambda path: save(path, "CMYK", "JPEG"), "is a CMYK picture; convert it"),
     "cmyk tiff": (lambda path: save(path, "CMYK", "TIFF"), "is a CMYK picture; convert it"),
     "float": (lambda path: save(path, "F", "TIFF"), "has 32 bits a channel; convert it"),

@@ -1,10 +1,13 @@
 """The options files of the paper's size: built without memory, and valid with public weights that take none either."""
 import re
+import subprocess
 from pathlib import Path
 
 import cv2
 import numpy as np
+import public
 import pytest
+import small
 import torch
 import yaml
 from public import GIVEN_BY_VAR
@@ -14,10 +17,12 @@ from alignvar_arch.archs import AlignVAR, AlignVARTokenizer
 from alignvar_arch.checkpoints import recognise
 from alignvar_arch.cli import main
 from alignvar_arch.compat.networks import weights_for
+from alignvar_arch.data.photos import find_photos, read_photo
 from alignvar_arch.models.base import arguments
 from alignvar_arch.options import components
 
 PAPER = Path(__file__).parent.parent / "options/paper"
+README = PAPER.parent.parent / "datasets/README.md"
 SIZES = {"alignvar_d24_x4": 1_056_481_121, "alignvar_d24_x4_test": 1_056_481_121, "alignvar_d16_x4": 328_653_473,
          "varsr_d24_x4": 1_065_327_840, "varsr_d24_x4_test": 1_065_327_840, "tokenizer_512_x4": 108_948_355,
          "tokenizer_512_x4_test": 108_948_355}
@@ -70,16 +75,16 @@ def place(tmp_path, monkeypatch) -> Path:
     for folder, side in (("gt", 512), ("lq", 128)):
         (tmp_path / folder).mkdir()
         cv2.imwrite(str(tmp_path / folder / "a.png"), np.zeros((side, side, 3), np.uint8))
+    (tmp_path / "list.txt").write_text("a.png\n")
     return tmp_path
 
 
 def with_pictures(name: str) -> dict:
     """An options file whose data sets are ``place``'s."""
     content = yaml.safe_load((PAPER / f"{name}.yml").read_text())
-    for data in content["datasets"].values():
-        data.update(dataroot_gt="gt", dataroot_lq="lq")
-        if "io_backend" in data:
-            data["io_backend"] = {"type": "disk"}
+    for phase, data in content["datasets"].items():
+        data.update({"dataroot_gt": "gt", "meta_info": "list.txt"} if phase == "train" else
+                    {"dataroot_gt": "gt", "dataroot_lq": "lq"})
     return content
 
 
@@ -143,3 +148,58 @@ def test_guidance_is_for_varsr_itself_and_not_for_a_file_that_only_looks_like_it
     (place / "a.yml").write_text(yaml.safe_dump(content))
     assert main(["test", "-opt", "a.yml"]) == 2
     assert "does not say whether it was trained with bad-quality samples" in capsys.readouterr().err
+
+
+TINY = ["scales=[1, 2, 3, 4]", "codebook_size=24", "latent_dim=4"]
+TINY_TOKENIZER = [*TINY, "ch=32", "ch_mult=[1, 1, 1]", "num_res_blocks=1"]
+TINY_TRANSFORMER = [*TINY, "depth=2", "embed_dim=32", "num_heads=2", "condition_widths=[8, 16]"]
+SHORT = ["datasets:train:gt_size=16", "datasets:train:batch_size_per_gpu=2", "datasets:train:num_worker_per_gpu=0",
+         "datasets:train:pin_memory=false", "datasets:train:prefetch_mode=none", "gt_usm=false", "train:total_iter=3",
+         "train:accumulate=2", "datasets:val:dataroot_gt=val", "datasets:val:dataroot_lq=none", "val:tile_overlap=1",
+         "val:tile_batch=8", "logger:print_freq=1", "logger:save_checkpoint_freq=1"]
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch) -> None:
+    """A current folder with scikit-image's photographs as the paper's data lie, and small weights by public names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+    for folder in ("datasets/LSDIR/0001000", "datasets/FFHQ/images1024x1024/00000", "val", "weights"):
+        Path(folder).mkdir(parents=True)
+    astronaut, *others = map(read_photo, find_photos("scikit-image/train"))
+    cv2.imwrite("datasets/FFHQ/images1024x1024/00000/00000.png", astronaut)
+    for number, photo in enumerate(others, 1):
+        cv2.imwrite(f"datasets/LSDIR/0001000/{number:07}.png", photo)
+    cv2.imwrite("val/cat.png", read_photo(find_photos("scikit-image/val")[0])[96:144, 64:128])
+    listing = re.search(r"^ +(find -L LSDIR.*) > lsdir_ffhq10k.txt$", README.read_text(), re.MULTILINE)[1]
+    subprocess.run(f"{listing} > lsdir_ffhq10k.txt", shell=True, cwd="datasets", check=True)
+    assert len(Path("datasets/lsdir_ffhq10k.txt").read_text().splitlines()) == len(others) + 1
+    transformer = {"scales": small.SCALES, "condition_widths": (8, 16)}
+    tokenizer = public.tokenizer(scales=small.SCALES)
+    for name, content in {"var_d24": public.var(**transformer), "var_d16": public.var(**transformer),
+                          "vae_ch160v4096z32": tokenizer, "VQVAE": public.trainer(vae_local=tokenizer),
+                          "VARSR": public.trainer(var_wo_ddp=public.varsr(**transformer))}.items():
+        torch.save(content, f"weights/{name}.pth")
+
+
+@pytest.mark.parametrize("name", [name for name in SIZES if not name.endswith("_test")])
+def test_scaled_down_it_trains_on_the_embedded_photographs(name, photographs):
+    sizes = {"network_g": TINY_TOKENIZER} if name.startswith("tokenizer") else \
+        {"network_g": TINY_TRANSFORMER, "network_tokenizer": TINY_TOKENIZER}
+    tiny = [f"{block}:{size}" for block, entries in sizes.items() for size in entries]
+    assert main(["train", "-opt", str(PAPER / f"{name}.yml"), "--force_yml", *SHORT, *tiny]) == 0
+    log = next(Path("experiments", name).glob("train_*.log")).read_text()
+    assert "iter:       3," in log and "psnr" in log and ("l_vq" if "tokenizer" in name else "l_ce") in log
+    assert ("l_hcc" in log) is name.startswith("alignvar")
+    saved, metadata = checkpoints.read(f"experiments/{name}/models/net_g_latest.pth")
+    assert set(saved) == {"params", "params_ema"} and all(value.isfinite().all() for value in saved["params"].values())
+    assert metadata.get("bad_quality_rate", "0.1") == "0.1"
+
+
+def test_the_files_differ_in_networks_weights_and_losses_only():
+    """Data, degradation and logging are the paper's in each."""
+    contents = [yaml.safe_load((PAPER / f"{name}.yml").read_text()) for name in SIZES if not name.endswith("_test")]
+    own = ("name", "model_type", "network_g", "network_tokenizer", "path", "train", "val")
+    first, *others = ({key: value for key, value in content.items() if key not in own} for content in contents)
+    assert all(other == first for other in others) and len(first) > 20
+    assert first["datasets"]["train"]["batch_size_per_gpu"] * 8 == 32 and 94991 // 32 * 100 == 296800

@@ -81,6 +81,17 @@ def test_block_causal_attention_equals_a_masked_one():
     torch.testing.assert_close(attend_block_causal(q, k, v, ends, scale=1.0), weights @ v)
 
 
+def test_gradients_of_block_causal_attention_equal_a_masked_ones():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 10, 8, dtype=torch.float64).requires_grad_().unbind()
+    ends, level = (3, 4, 10), torch.tensor([0, 0, 0, 1, 2, 2, 2, 2, 2, 2])
+    masked = (q @ k.transpose(-1, -2)).masked_fill(level[:, None] < level[None], -torch.inf).softmax(-1) @ v
+    slope = torch.randn_like(masked)
+    expected = torch.autograd.grad(masked, (q, k, v), slope)
+    ours = attend_block_causal(q, k, v, ends, scale=1.0)
+    torch.testing.assert_close(torch.autograd.grad(ours, (q, k, v), slope), expected)
+
+
 def test_rotation_is_the_complex_product_on_aligned_positions():
     table = rope_table((4, 2), 8)
     x = torch.randn(1, 1, 20, 8)

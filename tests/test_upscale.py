@@ -298,7 +298,8 @@ def test_a_picture_for_which_memory_is_too_small_is_named_before_the_work(comman
     write("in/a.png")
     monkeypatch.setattr("alignvar_arch.cli.upscale.free", lambda device: 2**10)
     code, _, err = command("in", "-o", "out")
-    assert code == 1 and "cannot upscale in/a.png: 4x5 needs about" in err and not Path("out").exists()
+    assert code == 1 and "cannot upscale in/a.png: 4x5 needs about" in err and "of memory, and 0 MiB are free" in err
+    assert not Path("out").exists()
 
 
 # The command
@@ -337,6 +338,10 @@ def test_folders_globs_recursion_names_and_formats(command):
     assert written() == ["a_x4.png", "b_x4.png", "one_x4.png"]
     assert command("in", "-o", "deep", "--recursive", "--format", "webp", "--suffix", "")[0] == 0
     assert written("deep") == ["a.webp", "b.webp", "sub/c.webp"]
+    for kind in ("png", "jpg", "tiff", "bmp"):
+        assert command("one.png", "-o", "each", "--format", kind)[0] == 0
+        with Image.open(f"each/one_x4.{kind}") as made:
+            assert made.format == images.FORMATS[f".{kind}"]
     assert command("in/**/*.png", "-o", "globbed")[0] == 0
     assert written("globbed") == ["a_x4.png", "b_x4.png", "c_x4.png"]
 
@@ -354,6 +359,16 @@ def test_results_inside_the_folder_of_the_pictures_are_not_upscaled_again(comman
     assert written("in") == ["a.png", "out/a_x4.png"]
 
 
+@pytest.mark.parametrize("place", ["in/*", "in/**/*.png"])
+def test_a_glob_may_be_given_again_though_it_finds_the_results_too(command, place):
+    write("in/a.png")
+    for _ in range(2):
+        assert command(place, "-o", "in/out")[0] == 0
+    assert written("in") == ["a.png", "out/a_x4.png"]
+    assert command("in/out/*.png", "-o", "in/out")[0] == 0  # named on purpose
+    assert written("in/out") == ["a_x4.png", "a_x4_x4.png"]
+
+
 def test_results_that_are_there_stay_unless_overwritten(command):
     write("in/a.png")
     write("in/b.png")
@@ -366,12 +381,14 @@ def test_results_that_are_there_stay_unless_overwritten(command):
 
 
 @pytest.mark.parametrize(("arguments", "text"), [
-    (["gone.png", "-o", "out"], "there is no gone.png"), (["empty", "-o", "out"], "there are no pictures in empty"),
+    (["gone.png", "-o", "out"], "there is no gone.png"), (["", "-o", "out"], "one of the inputs is empty"),
+    (["empty", "-o", "out"], "there are no pictures in empty"),
     (["in", "-o", "in"], "-o: in is also a folder"), (["in/a.png", "-o", "in", "--suffix", ""], "itself a picture"),
     (["in/a.png", "other/a.png", "-o", "out"], "would both become out/a_x4.png"),
     (["in", "-o", "out", "--suffix", "a/b"], "has a slash"), (["in", "-o", "out", "--batch", "0"], "at least 1"),
     (["in", "-o", "out.png"], "is one picture's name"), (["in/a.png", "-o", "in/a.png"], "itself the picture"),
     (["in/a.png", "-o", "out.png", "--format", "jpg"], "is not of --format jpg"),
+    (["in", "-o", "out", "--tile", "x"], "must be auto or a number"),
     (["in", "-o", "out", "--guidance", "6"], "without bad-quality samples"),
     (["in", "-o", "out", "--top_p", "2"], "top_p is 2.0")])
 def test_mistakes_end_before_anything_is_made(command, arguments, text):
@@ -394,12 +411,13 @@ def test_every_bad_picture_is_named_and_the_rest_go_on(command):
     Path("in/b_x4").mkdir()
     Path("dead.png").symlink_to("nowhere")
     Path("x.gif").touch()
+    write(f"in/{'l' * 250}.png")
     code, _, err = command("in", "dead.png", "x.gif", "-o", "out")
     lines = err.splitlines()
-    assert code == 1 and lines[-1] == "basicsr: 7 failed; the others are done."
-    for name in ("empty.png", "text.jpg", "cut.png", "cmyk.jpg", "wide_x4.webp", "dead.png", "x.gif"):
+    assert code == 1 and lines[-1] == "basicsr: 8 failed; the others are done."
+    for name in ("empty.png", "text.jpg", "cut.png", "cmyk.jpg", "wide_x4.webp", "dead.png", "x.gif", "name too long"):
         assert sum(name in line for line in lines) == 1, name
-    assert len(lines) == 8 and written() == ["a_x4.png", "z_x4.png"]
+    assert len(lines) == 9 and written() == ["a_x4.png", "z_x4.png"]
 
 
 def test_a_folder_that_cannot_be_written_is_named_for_each_picture_before_the_work(command, monkeypatch):

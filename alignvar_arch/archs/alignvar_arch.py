@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from alignvar_arch.archs.layers.kv_cache import KVCache
+from alignvar_arch.archs.layers.linear import Linear
 from alignvar_arch.archs.layers.rope import rope_table
 from alignvar_arch.archs.scales import ScaleSchedule
 from alignvar_arch.archs.tokenizer.pyramid import ResidualPyramid
@@ -106,7 +107,7 @@ class AlignVAR(nn.Module):
         self.blocks = nn.ModuleList([Block(embed_dim, num_heads, mlp_ratio, most * i / max(depth - 1, 1))
                                      for i in range(depth)])
         self.head_nm = HeadNorm(embed_dim)
-        self.head = nn.Linear(embed_dim, codebook_size)
+        self.head = Linear(embed_dim, codebook_size)
         self.make_tables()
         self._initialise(depth)
 
@@ -181,10 +182,12 @@ class AlignVAR(nn.Module):
         x = torch.cat([start, rest + self.lvl_embed(self.levels[1:])], dim=1)
         ends = [self.prefix + span.stop for span in self.schedule.spans]
         again = self.checkpointing and self.training and torch.is_grad_enabled()
-        for block in self.blocks:
-            inputs = x, block.modulation(condition), self.rope, ends
+        for i, block in enumerate(self.blocks):
+            # Nothing reads what the last block makes of the LR's tokens.
+            wanted = self.schedule.tokens if i == len(self.blocks) - 1 else None
+            inputs = x, block.modulation(condition), self.rope, ends, None, wanted
             x = checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
-        logits = self.head(self.head_nm(x[:, self.prefix:], self.head_nm.modulation(condition)))
+        logits = self.head(self.head_nm(x, self.head_nm.modulation(condition)))
         return Prediction(logits, None if mask is None else torch.cat([mask0, mask], dim=1))
 
     @torch.no_grad()

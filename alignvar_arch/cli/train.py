@@ -1,13 +1,17 @@
 """`basicsr train`: trains in the current folder, from an options file or from where a run was interrupted."""
 
+import argparse
 import shlex
+import tempfile
 from pathlib import Path
 
 from alignvar_arch import options
 from alignvar_arch.cli.pipeline import close_logger, current_folder
 from alignvar_arch.cli.plugins import Plugin
+from alignvar_arch.compat import lmdb_backend
+from alignvar_arch.data.photo_dataset import is_written
 from alignvar_arch.options.datasets import Builder
-from alignvar_arch.training import distributed
+from alignvar_arch.training import distributed, dry_run
 from alignvar_arch.training.loop import Run
 
 
@@ -17,7 +21,12 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
     Raises:
         UserError: for whatever is wrong with the options, the data or the place; no older run has been touched then.
     """
-    opt, args = options.parse_options(current_folder(), True, argv, "basicsr train")
+    root = current_folder()
+    opt, args = options.parse_options(root, True, argv, "basicsr train")
+    opt["root_path"] = root  # as BasicSR's train_pipeline adds it
+    if args.dry_run:
+        _dry_run(opt, args)
+        return 0
     with distributed.in_turn(args.opt, opt["dist"]):
         datasets = Builder(opt)
     close_logger()  # it has no file yet
@@ -33,6 +42,24 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
     finally:
         close_logger()
     return 0
+
+
+def _dry_run(opt: dict, args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="alignvar-") as scratch:
+        for phase, block in opt["datasets"].items():
+            if block["type"] == "PhotoDataset" and not is_written(block):
+                block["dataroot"] = str(Path(scratch, phase))  # what it writes on first use is not to stay
+        try:
+            datasets = Builder(opt)
+            close_logger()
+            options.join(opt, args)
+            text = dry_run.report(Run(opt, args.opt, datasets, args.force_resume))
+        finally:
+            lmdb_backend.close_all()
+            close_logger()
+            distributed.stop(together=False)
+    if opt["rank"] == 0:
+        print(text)
 
 
 def _how_to_resume(opt: dict, argv: list[str]) -> str:

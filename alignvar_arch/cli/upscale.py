@@ -1,5 +1,7 @@
 """`basicsr upscale`: pictures of any size and format, in files, folders and globs, by a factor of four."""
 
+import argparse
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -50,7 +52,7 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
     if not jobs and not failed.count:
         raise UserError(f"there are no pictures in {', '.join(args.inputs)} ({', '.join(images.FORMATS)}); "
                         "--recursive looks into sub-folders too.")
-    waiting = [job for job in jobs if args.overwrite or not job.target.exists()]
+    waiting = [job for job in jobs if args.overwrite or not os.path.exists(job.target)]
     if len(waiting) < len(jobs):
         print(f"{len(jobs) - len(waiting)} of {len(jobs)} results are in {args.output} already and stay; --overwrite "
               "makes them anew")  # fmt: skip
@@ -73,7 +75,7 @@ def _upscale(upscaler: Upscaler, jobs: list[Job], failed: Failures) -> None:
     total = sum(upscaler.tiles(*size) for size in sizes.values())
     needed = weights(upscaler.net, upscaler.tokenizer) + max(upscaler.memory(*size) for size in sizes.values())
     print(f"{len(sizes)} pictures, {total} tiles, {upscaler.at_once(total)} at once; the largest needs about "
-          f"{needed / 2**30:.1f} GiB, {free(upscaler.device) / 2**30:.1f} GiB are free on {upscaler.device}")
+          f"{_amount(needed)}, {_amount(free(upscaler.device))} are free on {upscaler.device}")
     with tqdm(total=total, unit="tile", disable=None) as bar:
         for number, (job, (height, width)) in enumerate(sizes.items(), 1):
             bar.set_description(f"{number}/{len(sizes)} {job.source.name}")
@@ -95,8 +97,8 @@ def _upscale_one(upscaler: Upscaler, job: Job, height: int, width: int, bar: tqd
         raise UserError(f"cannot write {job.target}: {problem}; choose --format png.")
     needed, left = upscaler.memory(height, width), free(upscaler.device)
     if needed > left:
-        raise UserError(f"cannot upscale {job.source}: {width}x{height} needs about {needed / 2**30:.1f} GiB of "
-                        f"memory, and {left / 2**30:.1f} GiB are free; cut it.")
+        raise UserError(f"cannot upscale {job.source}: {width}x{height} needs about {_amount(needed)} of memory, and "
+                        f"{_amount(left)} are free; cut it.")
     try:
         with new_file(job.target) as file:
             picture = images.read(job.source)
@@ -109,6 +111,10 @@ def _upscale_one(upscaler: Upscaler, job: Job, height: int, width: int, bar: tqd
     bar.write(f"{job.target}: {pixels.shape[1]}x{pixels.shape[0]}")
 
 
+def _amount(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
 def _say_less(less: str) -> None:
     tqdm.write(f"memory ran out; going on with {less}", file=sys.stderr)
 
@@ -119,8 +125,8 @@ def _parser() -> options.Parser:
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER",
                         help="where the results go; for one picture also a FILE.png")
     parser.add_argument("--recursive", action="store_true", help="take sub-folders too, and keep them in the results")
-    parser.add_argument("--format", choices=["same", "png", "jpg", "webp", "tiff"], default="same",
-                        help="of the results (same); jpg and webp have 8 bits, and in jpg white shows through")
+    parser.add_argument("--format", choices=["same", "png", "jpg", "webp", "tiff", "bmp"], default="same",
+                        help="of the results (same); jpg, webp and bmp have 8 bits, and in jpg white shows through")
     parser.add_argument("--suffix", default="_x4", help="behind the names of the results (_x4)")
     parser.add_argument("--overwrite", action="store_true", help="make results that are there already anew")
     model = parser.add_argument_group("model")
@@ -143,4 +149,8 @@ def _parser() -> options.Parser:
 
 
 def _auto(text: str) -> int | None:
-    return None if text == "auto" else positive(text)
+    if text == "auto":
+        return None
+    if not text.lstrip("+-").isdecimal():
+        raise argparse.ArgumentTypeError(f"is {text!r}, but must be auto or a number")
+    return positive(text)

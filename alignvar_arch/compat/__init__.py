@@ -25,10 +25,12 @@ def apply() -> None:
         networks,
         parallel,
         rates,
+        realesrgan,
         registries,
         training,
     )
 
-    for part in (registries, lmdb_backend, folders, images, networks, rates, metrics, training, cpu, parallel):
+    for part in (registries, lmdb_backend, folders, images, networks, rates, metrics, training, cpu, realesrgan,
+                 parallel):
         part.install()
     _applied = True

@@ -81,7 +81,7 @@ class PhotoDataset(PairedImageDataset):
             raise UserError(f'gt_size {opt["gt_size"]} is larger than sub_image_size {size}: crops are cut from '
                             f'sub-images, make one smaller or the other larger.')
         _check_place(opt)
-        if not _is_there(opt):
+        if not is_written(opt):
             least, mend = _least_side(opt)
             for photo in find_photos(opt["photos"]):
                 check_photo(photo, least, mend)
@@ -98,7 +98,7 @@ def prepare(opt):
     Raises:
         UserError: what is there was made from something else, or the disk is full.
     """
-    if _is_there(opt):
+    if is_written(opt):
         return
     paths, manifests = lmdb_paths(opt["dataroot"]), _manifests(opt)
     start, count = time.perf_counter(), 0
@@ -120,7 +120,7 @@ def prepare(opt):
         f'{time.perf_counter() - start:.1f} s')
 
 
-def _is_there(opt):
+def is_written(opt):
     """Whether both databases are there and fit; looks at both, so that neither is found wrong later."""
     return all([check_lmdb(path, manifest)
                 for path, manifest in zip(lmdb_paths(opt["dataroot"]), _manifests(opt), strict=True)])

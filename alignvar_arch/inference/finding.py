@@ -20,7 +20,8 @@ def find(places: list[str], output: Path, *, recursive: bool, suffix: str, kind:
          failed: Callable[[str], None]) -> list[Job]:
     """Lists what is to be done, in the order of the names in each place.
 
-    In folders, files without a picture's suffix and hidden ones are passed over, and the output folder too.
+    In folders, files without a picture's suffix and hidden ones are passed over, and the output folder too; what a glob
+    finds there as well, so that the same command can be given again.
 
     Args:
         places: files, folders or globs (`**` means any depth).
@@ -28,7 +29,7 @@ def find(places: list[str], output: Path, *, recursive: bool, suffix: str, kind:
             place is a file, the name of the result, which then tells its format.
         recursive: whether folders are taken with their sub-folders.
         suffix: what a result's name has behind the source's, before the dot.
-        kind: the results' format, png, jpg, webp or tiff, or same.
+        kind: the results' format, png, jpg, webp, tiff or bmp, or same.
         failed: gets a sentence for every folder that cannot be read and every file whose format is not plain.
 
     Raises:
@@ -39,7 +40,7 @@ def find(places: list[str], output: Path, *, recursive: bool, suffix: str, kind:
         return [_named(places, output, kind)]
     jobs: dict[Path, Job] = {}
     for place in places:
-        for root in _expanded(place):
+        for root in _expanded(place, output):
             if root.is_dir() and os.path.realpath(root) == os.path.realpath(output):
                 raise UserError(f"-o: {output} is also a folder of pictures to be upscaled; name another.")
             for path in _pictures(root, recursive, output, failed) if root.is_dir() else [root]:
@@ -62,7 +63,7 @@ def find(places: list[str], output: Path, *, recursive: bool, suffix: str, kind:
 
 
 def _named(places: list[str], output: Path, kind: str) -> Job:
-    sources = [path for place in places for path in _expanded(place)]
+    sources = [path for place in places for path in _expanded(place, output)]
     if len(sources) > 1 or sources[0].is_dir():
         raise UserError(f"-o: {output} is one picture's name, and more than one may be made; name a folder.")
     if kind != "same" and FORMATS[output.suffix.lower()] != FORMATS[f".{kind}"]:
@@ -72,15 +73,26 @@ def _named(places: list[str], output: Path, kind: str) -> Job:
     return Job(sources[0], output)
 
 
-def _expanded(place: str) -> list[Path]:
+def _expanded(place: str, output: Path) -> list[Path]:
+    if not place:
+        raise UserError("one of the inputs is empty; name pictures, folders or a glob.")
     path = Path(os.path.expanduser(place))
     if os.path.lexists(path):
         return [path]
+    start = path
+    while glob.has_magic(str(start)):
+        start = start.parent
+    inside = _within(output, start) and os.path.realpath(output) != os.path.realpath(start)
     found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-    found = [match for match in found if match.is_dir() or match.suffix.lower() in FORMATS]
+    found = [match for match in found if (match.is_dir() or match.suffix.lower() in FORMATS)
+             and not (inside and _within(match, output))]
     if not found:
         raise UserError(f"there is no {place}; name pictures, folders or a glob.")
     return found
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _pictures(folder: Path, recursive: bool, output: Path, failed: Callable[[str], None]) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 EXIF data are not kept: they describe a picture of another size. GIFs, CMYK and animated pictures are refused.
 """
 import io
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".ti
 _MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA",
           "I": "I", "I;16": "I", "I;16B": "I"}
 _LARGEST = {"JPEG": 65500, "WEBP": 16383}  # pixels a side, as Pillow's libraries have it
+_PHOTOMETRIC, _PLANAR, _EXTRA_SAMPLES = 262, 284, 338  # tags of TIFF
 _MOST = 2**30  # bytes a chunk of a PNG; it may have twice as many
 _SAVE = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95},
          "TIFF": {"compression": "tiff_adobe_deflate"}, "PNG": {}, "BMP": {}}
@@ -46,6 +48,7 @@ def size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: the file cannot be opened or is no picture.
     """
+    _check_file(path)
     with _opened(path, path) as image:
         return image.height, image.width
 
@@ -59,6 +62,7 @@ def read(path: Path) -> Picture:
         UserError: the file cannot be read, is cut short, is no picture of the five formats, is animated or has several
             pages, is CMYK or of another unusual kind, or has more than 16 bits.
     """
+    _check_file(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -81,10 +85,10 @@ def encode(picture: Picture, kind: str) -> bytes:
     """Returns a picture as a file's content.
 
     JPEG and WebP are written at quality 95, JPEG with colours at full resolution. What a format lacks is left: JPEG,
-    WebP and BMP have 8 bits, JPEG no alpha (white shows through), WebP no grey, BMP no profile.
+    WebP and BMP have 8 bits, JPEG no alpha (white shows through), WebP no grey, BMP no profile and no grey with alpha.
 
     Args:
-        picture: any; BMP takes no grey with alpha.
+        picture: any.
         kind: a value of FORMATS.
     """
     pixels, icc = picture.pixels, picture.icc
@@ -95,8 +99,8 @@ def encode(picture: Picture, kind: str) -> bytes:
     if kind == "JPEG" and pixels.shape[2] in (2, 4):
         alpha = pixels[..., -1:] / np.float32(255)
         pixels = (pixels[..., :-1] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
-    if kind == "BMP" and pixels.shape[2] == 4:  # Pillow's have an alpha that it does not find again
-        return cv2.imencode(".bmp", pixels[..., [2, 1, 0, 3]])[1].tobytes()
+    if kind == "BMP" and pixels.shape[2] in (2, 4):  # Pillow's have an alpha that it does not find again
+        return cv2.imencode(".bmp", pixels[..., [2, 1, 0, 3] if pixels.shape[2] == 4 else [0, 0, 0, 1]])[1].tobytes()
     file = io.BytesIO()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     image.save(file, kind, icc_profile=icc, **_SAVE[kind])
@@ -111,6 +115,12 @@ def too_large(kind: str, height: int, width: int) -> str | None:
     return f"{kind} holds no more than {most} pixels a side, and it would have {width}x{height}"
 
 
+def _check_file(path: Path) -> None:
+    # A pipe would be waited for until somebody writes; a folder is named when it is opened.
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise UserError(f"cannot read {path}: it is a pipe or a device and no file.")
+
+
 def _opened(path: Path, source: Path | io.BytesIO) -> Image.Image:
     try:
         return Image.open(source, formats=sorted(set(FORMATS.values())))
@@ -120,7 +130,7 @@ def _opened(path: Path, source: Path | io.BytesIO) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "it is empty, damaged, or no PNG, JPEG, WebP, TIFF or BMP"
+        return "it is empty, damaged, of a rare kind, or no PNG, JPEG, WebP, TIFF or BMP"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, Image.DecompressionBombError):
@@ -157,6 +167,8 @@ def _deep(content: bytes, image: Image.Image) -> np.ndarray:
     grey = _raw_mode(image).startswith(("I", "L"))
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     image.load()  # finds every cut, which OpenCV does not
+    if image.format == "TIFF" and image.tag_v2.get(_PLANAR) == 2:  # OpenCV takes neighbours in a plane for a pixel
+        return _upright(tifffile.imread(io.BytesIO(content)).transpose(1, 2, 0), orientation)
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         raise ValueError("neither Pillow nor OpenCV reads this kind")
@@ -165,7 +177,19 @@ def _deep(content: bytes, image: Image.Image) -> np.ndarray:
         pixels = pixels[..., ([0, 3] if grey else [2, 1, 0, 3])[:pixels.shape[2]]]
     elif "transparency" in image.info:
         pixels = np.concatenate([pixels, 65535 * (pixels != image.info["transparency"]).astype(np.uint16)], 2)
-    return pixels if image.format == "TIFF" else _upright(pixels, orientation)  # OpenCV turns TIFFs itself
+    return _straight(pixels, image) if image.format == "TIFF" else _upright(pixels, orientation)
+
+
+def _straight(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
+    """Does to a TIFF of 16 bits what OpenCV leaves: grey from white to black, colours multiplied by alpha. It turns it.
+    """
+    if image.tag_v2.get(_PHOTOMETRIC) == 0:
+        pixels = 65535 - pixels
+    if pixels.shape[2] == 4 and image.tag_v2.get(_EXTRA_SAMPLES, (0,))[0] == 1:
+        colours, alpha = pixels[..., :3], np.maximum(pixels[..., 3:], 1).astype(np.float32)
+        colours = np.minimum(colours * (65535 / alpha), 65535).round().astype(np.uint16)
+        pixels = np.concatenate([colours, pixels[..., 3:]], 2)
+    return pixels
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

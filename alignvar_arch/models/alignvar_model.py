@@ -26,6 +26,8 @@ from alignvar_arch.models.base import (
     check_range,
     check_same_network,
 )
+from alignvar_arch.models.cached_tokens import CachedTokens
+from alignvar_arch.models.cached_tokens import check_options as check_cache
 from alignvar_arch.models.scale_log import ScaleLog
 
 
@@ -35,10 +37,12 @@ class AlignVARModel(TokenModel):
 
     Options read from ``train``: ``ce_opt`` and ``hcc_opt`` (losses), ``bad_quality_rate`` (share p of samples whose GT
     is replaced by its own degraded picture under the bad label, for guidance; default 0), ``checkpointing`` (blocks
-    are computed again in the backward pass, to save memory; default false). From ``val``: ``guidance`` (default 0),
-    ``top_k`` (default 1, greedy), ``top_p``, ``temperature``, ``sample_seed`` (default 0), ``token_metrics`` (default
-    true: cross-entropy and accuracy per scale where GT is there), ``colour`` (``off``, ``wavelet`` or ``adain``:
-    colours taken from the LR; default off), ``tile_overlap``, ``tile_batch``, ``decode_tile``.
+    are computed again in the backward pass, to save memory; default false), ``token_cache`` (an LMDB of the fixed
+    crops' token maps, by `basicsr lmdb tokens`, which spares encoding them; default none). From ``val``: ``guidance``
+    (default 0), ``top_k`` (default 1, greedy), ``top_p``, ``temperature``, ``sample_seed`` (default 0),
+    ``token_metrics`` (default true: cross-entropy and accuracy per scale where GT is there), ``colour`` (``off``,
+    ``wavelet`` or ``adain``: colours taken from the LR; default off), ``tile_overlap``, ``tile_batch``,
+    ``decode_tile``.
     """
 
     def __init__(self, opt):
@@ -61,6 +65,7 @@ class AlignVARModel(TokenModel):
         if opt["is_train"]:
             _check_losses(opt["train"])
             check_range(opt, "train.bad_quality_rate", 0, 1)
+            check_cache(opt)
         check_range(opt, "val.top_k", 0, whole=True)
         check_range(opt, "val.top_p", 1e-6, 1)
         check_range(opt, "val.temperature", 1e-6)
@@ -77,6 +82,7 @@ class AlignVARModel(TokenModel):
         self.cri_ce = build_loss(train_opt["ce_opt"]).to(self.device)
         self.cri_hcc = build_loss(train_opt["hcc_opt"]).to(self.device) if train_opt.get("hcc_opt") else None
         self.bad_quality_rate = train_opt.get("bad_quality_rate", 0.0)
+        self.cached = CachedTokens(self.opt, self.tokenizer) if train_opt.get("token_cache") else None
 
     def metadata(self):
         return {**super().metadata(), "bad_quality_rate": str(self.bad_quality_rate),
@@ -93,15 +99,29 @@ class AlignVARModel(TokenModel):
     def compiled_parts(self):
         return list(self.get_bare_model(self.net_g).blocks)
 
+    def feed_data(self, data):
+        super().feed_data(data)
+        self.keys = data.get("gt_path")
+
     def _encode(self, gt: torch.Tensor, lr: torch.Tensor) -> tuple[Encoded, torch.Tensor, torch.Tensor]:
         """Return the tokenised GT, its tokens (B, L) and the teacher-forced input (B, L − 1, C)."""
         with torch.inference_mode():
-            encoded = self.tokenizer.encode(self.tokenizer.to_target(gt, lr))
-            pyramid = self.tokenizer.quantize
-            tokens, teacher = pyramid.flatten(encoded.maps), pyramid.teacher_input(encoded.cumulative)
-        # Copies: what inference mode has made cannot be kept for a backward pass.
-        return (Encoded(encoded.latent.clone(), encoded.maps, [f_hat.clone() for f_hat in encoded.cumulative]),
-                tokens.clone(), teacher.clone())
+            return self._with_teacher(self.tokenizer.encode(self.tokenizer.to_target(gt, lr)))
+
+    def _look_up(self, keys: list[str]) -> tuple[Encoded, torch.Tensor, torch.Tensor]:
+        """Return what ``_encode`` does, but for the latent, from the cached token maps of crops."""
+        with torch.inference_mode():
+            maps = self.cached(keys, self.device)
+            cumulative = self.tokenizer.quantize.accumulate(maps)
+            unknown = torch.full_like(cumulative[-1], torch.nan)  # the latent; who used it all the same would notice
+            return self._with_teacher(Encoded(unknown, maps, cumulative))
+
+    def _with_teacher(self, encoded: Encoded) -> tuple[Encoded, torch.Tensor, torch.Tensor]:
+        pyramid = self.tokenizer.quantize
+        tokens, teacher = pyramid.flatten(encoded.maps), pyramid.teacher_input(encoded.cumulative)
+        with torch.inference_mode(False):  # copies: what inference mode has made cannot be kept for a backward pass
+            return (Encoded(encoded.latent.clone(), encoded.maps, [f_hat.clone() for f_hat in encoded.cumulative]),
+                    tokens.clone(), teacher.clone())
 
     def _degrade_some(self, gt: torch.Tensor, lr: torch.Tensor,
                       seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,8 +144,11 @@ class AlignVARModel(TokenModel):
         net, seeds = self.get_bare_model(self.net_g), self.sample_seeds(part)
         gt, quality = self._degrade_some(self.gt[part], self.lq[part], seeds)
         lr = self.lq[part]
-        with self.stepper.autocast():
-            encoded, tokens, teacher = self._encode(gt, lr)
+        if self.cached is not None:
+            encoded, tokens, teacher = self._look_up(self.keys[part])
+        else:
+            with self.stepper.autocast():
+                encoded, tokens, teacher = self._encode(gt, lr)
         maps = structure(net, lr, seeds)
         with self.stepper.autocast():
             logits, masks = self.net_g(lr, teacher, quality, maps)

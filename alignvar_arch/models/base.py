@@ -1,5 +1,6 @@
 """What both AlignVAR models add to SRModel: the step, EMA with buffers, checkpoints with metadata, any size."""
 import contextlib
+import functools
 import inspect
 import json
 import math
@@ -16,7 +17,7 @@ from torch import nn
 from alignvar_arch import checkpoints
 from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
-from alignvar_arch.models import sharding
+from alignvar_arch.models import degradation, sharding
 from alignvar_arch.models.optimisers import decay_groups
 from alignvar_arch.models.scale_log import ScaleLog
 from alignvar_arch.models.stepping import PRECISIONS, Stepper
@@ -46,7 +47,7 @@ class TokenModel(SRModel):
     @property
     def is_sharded(self) -> bool:
         """Whether each process keeps its share of the network only."""
-        return self.is_train and self.opt["train"].get("parallel", "ddp") == "fsdp"
+        return self.opt["is_train"] and self.opt["train"].get("parallel", "ddp") == "fsdp"
 
     def model_to_device(self, net):
         # Sharded once the weights are loaded and the average is made.
@@ -71,6 +72,8 @@ class TokenModel(SRModel):
         if train_opt.get("compile", False):
             for part in self.compiled_parts():
                 part.compile(dynamic=False)
+        if degradation.gives_kernels(self.opt["datasets"]["train"]):
+            self.degradation = degradation.Degradation(self.opt, self.device)
         self.build_losses()
         self.setup_optimizers()
         self.setup_schedulers()
@@ -79,7 +82,7 @@ class TokenModel(SRModel):
 
     def _shard(self) -> None:
         """Keep this process's share of the network and of its average only."""
-        self.outline = sharding.outline(self.net_g)
+        self.make_whole = functools.partial(sharding.filled, sharding.outline(self.net_g))
         if self.ema_decay > 0:
             sharding.spread(self.net_g_ema, self.device, next(self.net_g_ema.parameters()).device)
         sharding.shard(self.net_g, self.sharded_parts(), self.device)
@@ -108,8 +111,12 @@ class TokenModel(SRModel):
 
     def feed_data(self, data):
         self.__dict__.pop("gt", None)  # a test set without GT must not meet the last batch's
-        super().feed_data(data)
         self.places = data.get("place")
+        if "kernel1" not in data:
+            super().feed_data(data)
+            return
+        self.gt = data["gt"]
+        self.gt, self.lq = self.degradation(data, self.sample_seeds(slice(None)))
 
     def sample_seeds(self, part: slice) -> list[int]:
         """Return a seed for each of some images of the batch.
@@ -119,7 +126,7 @@ class TokenModel(SRModel):
         """
         places = self.places
         if places is None:  # a batch of another loader than the run's
-            places = torch.tensor([[self.iteration, number] for number in range(len(self.lq))])
+            places = torch.tensor([[self.iteration, number] for number in range(len(self.gt))])
         return [rng.sample_seed(self.opt["manual_seed"], *place) for place in places[part].tolist()]
 
     def losses(self, part: slice) -> OrderedDict[str, torch.Tensor]:
@@ -207,14 +214,14 @@ class TokenModel(SRModel):
         return self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
 
     @contextlib.contextmanager
-    def _whole(self):
+    def whole(self):
         """Make the network that makes pictures whole for a validation; every process must come here.
 
         After that the processes need not keep step, as they would have to with every pass of a sharded network.
         """
         offloaded = not self.is_sharded and (self.opt.get("train") or {}).get("ema_offload", False)
         if self.is_sharded:
-            self.whole_net = sharding.filled(self.outline, self._kept_net(), self.device)
+            self.whole_net = self.make_whole(self._kept_net(), self.device)
         elif offloaded:
             self.net_g_ema.to(self.device)
         try:
@@ -232,7 +239,7 @@ class TokenModel(SRModel):
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
         name, self.sample = dataloader.dataset.opt["name"], None
-        with self._whole():
+        with self.whole():
             super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
         self.scale_log.report(name, tb_logger, current_iter)
         if tb_logger and self.sample is not None:
@@ -295,6 +302,7 @@ def check_geometry(opt: dict, tokenizer_key: str) -> None:
     check_range(opt, "val.tile_batch", 1, whole=True)
     if (opt.get("val") or {}).get("decode_tile") is not None:  # null decodes the picture at once
         check_range(opt, "val.decode_tile", 1, whole=True)
+    degradation.check_options(opt)
     if opt["is_train"]:
         _check_step(opt)
     if not opt["is_train"] and not opt["path"].get("pretrain_network_g"):

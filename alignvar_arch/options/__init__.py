@@ -164,7 +164,6 @@ def complete(opt: dict, args: argparse.Namespace, root: str, is_train: bool) -> 
     if opt.get("manual_seed") is None:
         opt["manual_seed"] = random.randint(1, 10000)
     opt["auto_resume"] = args.auto_resume
-    opt["root_path"] = root
     opt["is_train"] = is_train
     if args.debug and not opt["name"].startswith("debug"):
         opt["name"] = f"debug_{opt['name']}"

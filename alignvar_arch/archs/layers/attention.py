@@ -2,7 +2,7 @@
 
 Shapes: B batch, H heads, N queries, M keys, D head width.
 """
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +16,36 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | Non
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 
-def attend_block_causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: Iterable[int],
+class _Beginnings(torch.autograd.Function):
+    """Views of x (B, H, M, D) up to each of the ends, the last of which is M.
+
+    Plain slices would answer every gradient with zeros as large as x, and add those up.
+    """
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, ends: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+        return tuple(x[:, :, :end] for end in ends)
+
+    @staticmethod
+    def backward(ctx, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        *shorter, whole = gradients
+        total = whole.clone()
+        for gradient in shorter:
+            total[:, :, :gradient.shape[2]].add_(gradient)
+        return total, None
+
+
+def attend_block_causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: Sequence[int],
                         scale: float | None = None) -> torch.Tensor:
     """Attend so that a query sees the keys of its own level and of all levels before it.
 
-    ``ends`` are the ends of the levels in the sequence. One unmasked call a level: no L×L mask exists, nothing masked
-    is computed, and a level's call is the one that cached generation makes.
+    ``ends`` are the ends of the levels in the sequence, the last its length M; the N queries are its last. One
+    unmasked call a level: no L×L mask exists, nothing masked is computed, and a level's call is the one that cached
+    generation makes.
     """
-    start, out = 0, []
-    for end in ends:
-        out.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale))
-        start = end
-    return torch.cat(out, dim=2)
+    starts = k.shape[2] - q.shape[2], *ends[:-1]
+    queries = q.split([end - start for start, end in zip(starts, ends, strict=True)], dim=2)
+    keys, values = (_Beginnings.apply(x, tuple(ends)) for x in (k, v))
+    out = [attend(*level, scale).transpose(1, 2) for level in zip(queries, keys, values, strict=True)]
+    # Joined in (B, N, H, D), as the output's projection reads it and as the kernels write it.
+    return torch.cat(out, dim=1).transpose(1, 2)

@@ -1,7 +1,7 @@
 """The transformer block: pre-norm, AdaLN, cosine attention with rotary positions. Attribute names are VAR's.
 
-Shapes: B batch, N tokens, C width, H heads, D = C / H. In generation a block sees one level after another with a cache;
-``wanted`` is then the number of tokens, from the end, whose output will be read: the last block does no more than that.
+Shapes: B batch, N tokens, C width, H heads, D = C / H. In generation a block sees one level after another with a cache.
+``wanted`` is the number of tokens, from the end, whose output will be read: the last block does no more than that.
 """
 from collections.abc import Sequence
 
@@ -13,6 +13,7 @@ from torchvision.ops import StochasticDepth
 
 from alignvar_arch.archs.layers.attention import attend, attend_block_causal
 from alignvar_arch.archs.layers.kv_cache import KVCache
+from alignvar_arch.archs.layers.linear import Linear, linear
 from alignvar_arch.archs.layers.rope import rotate
 
 LARGEST_LOG_SCALE = 4.605170185988092  # ln 100
@@ -34,11 +35,11 @@ class Attention(nn.Module):
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.register_buffer("zero_k_bias", torch.zeros(dim))
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def queries_keys_values(self, x: torch.Tensor, rope: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return what attends: q and k normalised, scaled and rotated, and v, (B, H, N, D) each."""
-        qkv = F.linear(x, self.mat_qkv.weight, torch.cat([self.q_bias, self.zero_k_bias, self.v_bias]))
+        qkv = linear(x, self.mat_qkv.weight, torch.cat([self.q_bias, self.zero_k_bias, self.v_bias]))
         qk, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads).split([2, 1])
         # Whatever the weights' dtype: exp(s) reaches 100, and half a per cent of it would be half a logit.
         scale = self.scale_mul_1H11.float().clamp(max=LARGEST_LOG_SCALE).exp()
@@ -50,10 +51,12 @@ class Attention(nn.Module):
                 cache: KVCache | None = None, wanted: int | None = None) -> torch.Tensor:
         """x (B, N, C), rope (2, N, D/2) → (B, N, C): a whole sequence with ``ends``, or the next level with a cache."""
         q, k, v = self.queries_keys_values(x, rope)
+        if wanted is not None:
+            q = q[:, :, -wanted:]
         if cache is None:
             out = attend_block_causal(q, k, v, ends, scale=1.0)
         else:
-            out = attend(q if wanted is None else q[:, :, -wanted:], *cache.append(k, v), scale=1.0)
+            out = attend(q, *cache.append(k, v), scale=1.0)
         return self.proj(rearrange(out, "b h n d -> b n (h d)"))
 
 
@@ -62,8 +65,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))

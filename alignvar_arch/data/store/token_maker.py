@@ -60,7 +60,7 @@ def create(gt: Store, lq: Store | None, tokenizer_path: str, output: Path, *, ba
     writer.check_free(output)
     fields = {"version": __version__, "command": command, "role": ROLE, "codec": "raw", "lossless": True,
               "made_from": [str(store.path) for store in (gt, lq) if store], "images": len(gt), "failed": [],
-              "tokenizer": made_by, "gt_digest": identity(gt)}  # fmt: skip
+              "tokenizer": made_by, "gt_digest": plan["gt"], "lq_digest": plan["lq"]}  # fmt: skip
     with closing(StoreWriter(output, plan)) as store:
         store.rollback(store.count)
         first = store.count

@@ -63,12 +63,13 @@ class TokenCache:
         return [tokens[span].view(side, side)
                 for span, side in zip(self.schedule.spans, self.schedule.sides, strict=True)]
 
-    def check(self, tokenizer: AlignVARTokenizer, gt: Store | None = None) -> None:
+    def check(self, tokenizer: AlignVARTokenizer, gt: Store | None = None, lq: Store | None = None) -> None:
         """Checks that the maps are this tokenizer's.
 
         Args:
             tokenizer: the one that is to be trained with.
             gt: the store of the crops; it is compared too where it is given.
+            lq: that of their LR, which a residual target depends on; likewise.
 
         Raises:
             UserError: they were made by another tokenizer, or of another store.
@@ -78,9 +79,10 @@ class TokenCache:
             if self._tokenizer[name] != value:
                 raise UserError(f"{self.store.path} was made by another tokenizer, {self._tokenizer['file']}: its "
                                 f"{name} is {self._tokenizer[name]} and not {value}; make it again with this one.")
-        if gt is not None and self.store.index["gt_digest"] != identity(gt):
-            raise UserError(f"{self.store.path} was made of {self.store.index['made_from'][0]}, which is not what "
-                            f"{gt.path} holds now; make it again.")  # fmt: skip
+        for number, (name, store) in enumerate((("gt_digest", gt), ("lq_digest", lq))):
+            if store is not None and self.store.index.get(name) != identity(store):
+                raise UserError(f"{self.store.path} was made of {self.store.index['made_from'][number]}, which is not "
+                                f"what {store.path} holds now; make it again.")  # fmt: skip
 
 
 def describe(tokenizer: AlignVARTokenizer) -> dict:
