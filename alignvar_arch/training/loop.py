@@ -14,8 +14,8 @@ from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
 
 from alignvar_arch.errors import UserError
-from alignvar_arch.training import experiment, resuming, rng, state
-from alignvar_arch.training.distributed import agreed
+from alignvar_arch.training import experiment, resuming, rng, shards, state
+from alignvar_arch.training.distributed import agreed, check_same
 from alignvar_arch.training.feed import Feed, validation_loader
 from alignvar_arch.training.progress import Progress
 from alignvar_arch.training.recovery import Diverged, Recovery, slow_down
@@ -50,6 +50,7 @@ class Run:
                             if opt.get("val") is not None and phase.split("_")[0] == "val"]
         self.total = int(opt["train"]["total_iter"])
         self.matters = state.matters(opt, train_set)
+        check_same({**self.matters, "the state to resume from": opt["path"].get("resume_state")})
         self.resumed = self._read_state(force_resume)
         self.model = self._build(self.resumed)
         self.recovery = Recovery(opt["train"].get("nonfinite"), self.model)
@@ -167,6 +168,8 @@ class Run:
                    "matters": self.matters, "rng": state.all_rng(), "owes_validation": owes_validation,
                    **state.capture(self.model)}
         self.model.save(content["epoch"], iteration)
+        if content["shards"]:
+            shards.write(self.checkpoints.shards(iteration), self.model.net_g, self.model.optimizer_g)
         self.checkpoints.write_state(iteration, content, best=_best(self.model))
 
     def _go_back(self, error: Diverged) -> int:

@@ -7,6 +7,7 @@ import torch
 
 from alignvar_arch import checkpoints
 from alignvar_arch.errors import UserError
+from alignvar_arch.training import shards
 
 
 def find(opt: dict) -> list[str]:
@@ -83,6 +84,8 @@ def use(opt: dict, file: Path) -> dict:
     """
     state = read(file, mapped=True)
     weights = _weights(opt, file, state["iter"])
+    if state.get("shards"):
+        shards.check(shards.beside(file))
     for key, saved in weights.items():
         checkpoints.read(str(saved))
         opt["path"][f"pretrain_{key}"] = str(saved)

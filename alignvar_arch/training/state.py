@@ -1,14 +1,16 @@
 """What a training state holds, how it is put back, and when that cannot be exact.
 
 Beside BasicSR's `epoch`, `iter`, `optimizers` and `schedulers` a state has `rng` (one entry a process), `model` (what
-the model's `training_state` gives), `best` (BasicSR's best metrics), `seed`, `matters` (the options and data that the
-course of a run depends on), `saved` (the iterations whose checkpoints the run has written and not removed) and
-`owes_validation` (a signal cut it short).
+the model's `training_state` gives), `pools` (of BasicSR's Real-ESRGAN models, one a process), `shards` (whether the
+optimiser's averages are in `ITER.shards` beside it), `best` (BasicSR's best metrics), `seed`, `matters` (the options
+and data that the course of a run depends on), `saved` (the iterations whose checkpoints the run has written and not
+removed) and `owes_validation` (a signal cut it short).
 """
 
 import hashlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +18,8 @@ from basicsr.models.base_model import BaseModel
 from torch.utils.data import Dataset
 
 from alignvar_arch.errors import UserError
-from alignvar_arch.training import rng
+from alignvar_arch.training import rng, shards
+from alignvar_arch.training.distributed import collected, gathered
 
 _SHOWN = 4  # differences in a message
 # What a run may have otherwise from one day to the next without another course.
@@ -96,13 +99,19 @@ def _shown(values: dict, key: str) -> str:
 
 def capture(model: BaseModel) -> dict:
     """Returns what a model owns: optimisers, schedulers, best metrics, and what its `training_state` gives."""
-    content = {"optimizers": [entry.state_dict() for entry in model.optimizers],
+    sharded = [shards.are_needed(entry) for entry in model.optimizers]
+    content = {"optimizers": [{**entry.state_dict(), **({"state": {}} if elsewhere else {})}
+                              for entry, elsewhere in zip(model.optimizers, sharded, strict=True)],
+               "shards": any(sharded),
                "schedulers": [entry.state_dict() for entry in model.schedulers],
                "best": _plain(getattr(model, "best_metric_results", {}))}
     if hasattr(model, "training_state"):
         content["model"] = model.training_state()
     else:
-        content["model"] = {name: getattr(model, name) for name in _POOL if hasattr(model, name)}
+        content["model"] = {}
+        pool = {name: getattr(model, name) for name in _POOL if hasattr(model, name)}
+        content["pools"] = collected({name: value.cpu() if torch.is_tensor(value) else value
+                                      for name, value in pool.items()})
     return content
 
 
@@ -116,20 +125,18 @@ def _plain(records):
 def restore(model: BaseModel, state: dict) -> None:
     """Puts back what `capture` has returned; the weights are the model's own, loaded when it was built."""
     model.resume_training(state)
+    if state.get("shards"):
+        shards.read(shards.beside(Path(model.opt["path"]["resume_state"])), model.net_g, model.optimizer_g)
     if state.get("best"):
         model.best_metric_results = state["best"]
     if hasattr(model, "load_training_state"):
         model.load_training_state(state.get("model", {}))
         return
-    for name, value in state.get("model", {}).items():
+    pools, rank = state.get("pools", []), model.opt["rank"]
+    for name, value in pools[rank].items() if rank < len(pools) else ():
         setattr(model, name, value.to(model.device) if torch.is_tensor(value) else value)
 
 
 def all_rng(own: dict | None = None) -> list[dict]:
     """Returns the random states of every process, in the order of their ranks; every process must call it."""
-    own = own or rng.get()
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [own]
-    gathered = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, own)
-    return gathered
+    return gathered(own or rng.get())
