@@ -20,8 +20,8 @@ setup(
     package_data={"alignvar_arch": ["weights/*", "compare/page/*"]},
     install_requires=[
         "basicsr>=1.4.2",
-        "torch>=2.5",
-        "torchvision>=0.20",
+        "torch>=2.6",
+        "torchvision>=0.21",
         "lmdb>=1.4",
         "opencv-python>=4.8",
         "einops>=0.7",

@@ -11,6 +11,7 @@ from alignvar_arch.cli.pipeline import close_logger, current_folder
 from alignvar_arch.cli.plugins import Plugin
 from alignvar_arch.errors import UserError
 from alignvar_arch.options.datasets import Builder
+from alignvar_arch.training import distributed
 
 
 class _NothingReadable(Exception):
@@ -87,13 +88,15 @@ def _run_pipeline(argv: list[str]) -> None:
     """Runs BasicSR's pipeline with our options in place of its parser."""
     root = current_folder()
     parsed = options.parse_options(root, False, argv, "basicsr test")
-    build_dataset = Builder(parsed[0])
+    with distributed.in_turn(parsed[1].opt, parsed[0]["dist"]):
+        build_dataset = Builder(parsed[0])
     close_logger()  # it has no file yet
-    options.seed(parsed[0])  # the builder has drawn a crop
+    options.join(*parsed)  # seeds too: the builder has drawn a crop
     originals = basicsr.test.parse_options, basicsr.test.build_dataset
     basicsr.test.parse_options, basicsr.test.build_dataset = lambda root_path, is_train=True: parsed, build_dataset
     try:
         basicsr.test.test_pipeline(root)
+        distributed.stop()
     finally:
         basicsr.test.parse_options, basicsr.test.build_dataset = originals
         close_logger()

@@ -1,5 +1,6 @@
 """`basicsr train`: trains in the current folder, from an options file or from where a run was interrupted."""
 
+import argparse
 import shlex
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from alignvar_arch.compat import lmdb_backend
 from alignvar_arch.data.photo_dataset import is_written
 from alignvar_arch.errors import UserError
 from alignvar_arch.options.datasets import Builder
-from alignvar_arch.training import dry_run
+from alignvar_arch.training import distributed, dry_run
 from alignvar_arch.training.loop import Run
 
 
@@ -25,16 +26,19 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
     opt, args = options.parse_options(root, True, argv, "basicsr train")
     opt["root_path"] = root  # as BasicSR's train_pipeline adds it
     if args.dry_run:
-        _dry_run(opt, args.opt, args.force_resume)
+        _dry_run(opt, args)
         return 0
-    datasets = Builder(opt)
+    with distributed.in_turn(args.opt, opt["dist"]):
+        datasets = Builder(opt)
     close_logger()  # it has no file yet
-    options.seed(opt)  # the builder has drawn a crop
+    options.join(opt, args)  # seeds too: the builder has drawn a crop
     training = None
     try:
         training = Run(opt, args.opt, datasets, args.force_resume)
         training()
+        distributed.stop()
     except BaseException as error:
+        distributed.stop(together=False)
         # Before the run has begun, what lies in the folder may be an older one's.
         how = _how_to_resume(opt, argv) if training is not None and training.begun else ""
         if not isinstance(error, Exception):
@@ -47,16 +51,20 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
     return 0
 
 
-def _dry_run(opt: dict, file: str, force_resume: bool) -> None:
+def _dry_run(opt: dict, args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="alignvar-") as scratch:
         for phase, block in opt["datasets"].items():
             if block["type"] == "PhotoDataset" and not is_written(block):
                 block["dataroot"] = str(Path(scratch, phase))  # what it writes on first use is not to stay
         try:
-            text = dry_run.report(Run(opt, file, Builder(opt), force_resume))
+            datasets = Builder(opt)
+            close_logger()
+            options.join(opt, args)
+            text = dry_run.report(Run(opt, args.opt, datasets, args.force_resume))
         finally:
             lmdb_backend.close_all()
             close_logger()
+            distributed.stop(together=False)
     if opt["rank"] == 0:
         print(text)
 

@@ -23,12 +23,14 @@ def apply() -> None:
         lmdb_backend,
         metrics,
         networks,
+        parallel,
         rates,
         realesrgan,
         registries,
         training,
     )
 
-    for part in (registries, lmdb_backend, folders, images, networks, rates, metrics, training, cpu, realesrgan):
+    for part in (registries, lmdb_backend, folders, images, networks, rates, metrics, training, cpu, realesrgan,
+                 parallel):
         part.install()
     _applied = True

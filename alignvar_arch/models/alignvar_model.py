@@ -92,6 +92,10 @@ class AlignVARModel(TokenModel):
         self.get_bare_model(self.net_g).checkpointing = self.opt["train"].get("checkpointing", False)
         super().init_training_settings()
 
+    def sharded_parts(self):
+        # A block's modulation is worked out before the block is called.
+        return [part for block in self.net_g.blocks for part in (block.ada_lin, block)]
+
     def compiled_parts(self):
         return list(self.get_bare_model(self.net_g).blocks)
 

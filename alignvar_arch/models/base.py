@@ -1,4 +1,6 @@
 """What both AlignVAR models add to SRModel: the step, EMA with buffers, checkpoints with metadata, any size."""
+import contextlib
+import functools
 import inspect
 import json
 import math
@@ -9,18 +11,20 @@ import torch
 from basicsr.archs import build_network
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
-from basicsr.utils.dist_util import master_only
 from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
 
 from alignvar_arch import checkpoints
 from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
-from alignvar_arch.models import degradation
+from alignvar_arch.models import degradation, sharding
 from alignvar_arch.models.compiling import can_compile
 from alignvar_arch.models.optimisers import decay_groups
 from alignvar_arch.models.scale_log import ScaleLog
 from alignvar_arch.models.stepping import PRECISIONS, Stepper
 from alignvar_arch.training import rng
+
+PARALLEL = ("ddp", "fsdp")
 
 
 class TokenModel(SRModel):
@@ -29,14 +33,26 @@ class TokenModel(SRModel):
     Options read from ``train``: ``precision`` (``fp32``, ``bf16`` or ``fp16``; losses, the choice of tokens, optimiser
     and averages stay fp32; default fp32), ``accumulate`` (micro-batches that a batch is taken apart into, to save
     memory; default 1), ``grad_clip`` (largest gradient norm, default none), ``ema_decay`` (default 0, no average),
-    ``ema_offload`` (the average in main memory; default false), ``compile`` (torch.compile, where it works;
-    default false).
+    ``ema_offload`` (the average in main memory; default false), ``compile`` (torch.compile, where it works; default
+    false), ``parallel`` (what several processes do: ``ddp``, each has everything, or ``fsdp``, each keeps its share of
+    parameters, optimiser and average; default ddp).
     From ``val``: ``tile_overlap`` (LR pixels, default a quarter of a tile), ``tile_batch`` (tiles at once,
     default 8) and ``decode_tile`` (side of the tiles of decoding, latent pixels, default none: the picture at once).
     """
 
     scale_log: ScaleLog
+    shares_validation = True  # every process validates its share of the images
+    whole_net: nn.Module | None = None
     stepper: Stepper
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process keeps its share of the network only."""
+        return self.opt["is_train"] and self.opt["train"].get("parallel", "ddp") == "fsdp"
+
+    def model_to_device(self, net):
+        # Sharded once the weights are loaded and the average is made.
+        return sharding.agree(net.to(self.device)) if self.is_sharded else super().model_to_device(net)
 
     def init_training_settings(self):
         train_opt, load_path = self.opt["train"], self.opt["path"].get("pretrain_network_g")
@@ -52,6 +68,8 @@ class TokenModel(SRModel):
             self.model_ema(0)  # also what the file lacks, and starts fresh, starts as it does there
             if load_path is not None and "params_ema" in checkpoints.read(load_path)[0]:
                 self.load_network(self.net_g_ema, load_path, self.opt["path"].get("strict_load_g", True), "params_ema")
+        if self.is_sharded:
+            self._shard()
         if train_opt.get("compile", False) and can_compile(self.device):
             for part in self.compiled_parts():
                 part.compile(dynamic=False)
@@ -63,7 +81,18 @@ class TokenModel(SRModel):
         self.stepper = Stepper(self.net_g, self.optimizer_g, self.device, parts=train_opt.get("accumulate", 1),
                                precision=train_opt.get("precision", "fp32"), clip=train_opt.get("grad_clip"))
 
-    def compiled_parts(self) -> list[torch.nn.Module]:
+    def _shard(self) -> None:
+        """Keep this process's share of the network and of its average only."""
+        self.make_whole = functools.partial(sharding.filled, sharding.outline(self.net_g))
+        if self.ema_decay > 0:
+            sharding.spread(self.net_g_ema, self.device, next(self.net_g_ema.parameters()).device)
+        sharding.shard(self.net_g, self.sharded_parts(), self.device)
+
+    def sharded_parts(self) -> list[nn.Module]:
+        """Return the parts of the network that are gathered one after another, in their order; inner ones first."""
+        return []
+
+    def compiled_parts(self) -> list[nn.Module]:
         """Return the parts of the network that ``compile`` compiles, each by itself."""
         raise NotImplementedError(f"{type(self).__name__} must say what can be compiled")
 
@@ -143,6 +172,11 @@ class TokenModel(SRModel):
         """Return how many of the last steps were skipped because their gradients were not finite."""
         return int(self.stepper.in_a_row)
 
+    def resume_training(self, resume_state):
+        super().resume_training(resume_state)
+        for parameter, entry in self.optimizer_g.state.items():  # of a run that was not sharded, perhaps
+            entry.update({key: sharding.like(value, parameter) for key, value in entry.items()})
+
     def training_state(self) -> dict:
         """Return what a resumed run needs beside weights, optimisers and schedulers."""
         return {"stepper": self.stepper.state_dict(), "scale_log": self.scale_log.state_dict(),
@@ -161,26 +195,48 @@ class TokenModel(SRModel):
         """Move the averaged parameters towards the trained ones; buffers are copied."""
         net, ema = self.get_bare_model(self.net_g), self.net_g_ema
         where = next(ema.parameters()).device
-        trained = [entry.detach().to(where, non_blocking=True) for entry in net.parameters()]
+        trained = [sharding.local(entry.detach()).to(where, non_blocking=True) for entry in net.parameters()]
         if where.type == "cpu" and self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # the copies have arrived
-        torch._foreach_lerp_(list(ema.parameters()), trained, 1 - decay)
+        torch._foreach_lerp_([sharding.local(entry.detach()) for entry in ema.parameters()], trained, 1 - decay)
         for own, entry in zip(ema.buffers(), net.buffers(), strict=True):
             own.copy_(entry)
 
-    def make_picture(self, net: torch.nn.Module) -> torch.Tensor:
+    def make_picture(self, net: nn.Module) -> torch.Tensor:
         """Return the pictures (B, 3, H, W) in [0, 1] that ``net`` makes of the current data."""
         raise NotImplementedError(f"{type(self).__name__} must say what it makes of a picture")
 
     @torch.no_grad()
     def test(self):
         """Make a picture with the averaged network where there is one."""
-        net = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
+        net = self.whole_net or self._kept_net()
         training = net.training
         net.eval()
         with torch.compiler.set_stance("force_eager"):  # pictures of every size would be compiled anew
             self.output = self.make_picture(net)
         net.train(training)
+
+    def _kept_net(self) -> nn.Module:
+        """Return the network that makes pictures: the averaged one where there is one."""
+        return self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
+
+    @contextlib.contextmanager
+    def whole(self):
+        """Make the network that makes pictures whole for a validation; every process must come here.
+
+        After that the processes need not keep step, as they would have to with every pass of a sharded network.
+        """
+        offloaded = not self.is_sharded and (self.opt.get("train") or {}).get("ema_offload", False)
+        if self.is_sharded:
+            self.whole_net = self.make_whole(self._kept_net(), self.device)
+        elif offloaded:
+            self.net_g_ema.to(self.device)
+        try:
+            yield
+        finally:
+            self.whole_net = None
+            if offloaded:
+                self.net_g_ema.to("cpu")
 
     def tiling(self) -> dict:
         """Return how the options want pictures cut: arguments of ``inference.picture``'s functions."""
@@ -189,15 +245,9 @@ class TokenModel(SRModel):
                 "decode_tile": val.get("decode_tile")}
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
-        name, offloaded = dataloader.dataset.opt["name"], (self.opt.get("train") or {}).get("ema_offload", False)
-        if offloaded:
-            self.net_g_ema.to(self.device)
-        self.sample = None
-        try:
+        name, self.sample = dataloader.dataset.opt["name"], None
+        with self.whole():
             super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
-        finally:
-            if offloaded:
-                self.net_g_ema.to("cpu")
         self.scale_log.report(name, tb_logger, current_iter)
         if tb_logger and self.sample is not None:
             tb_logger.add_image(f"{name}/first", self.sample, current_iter)
@@ -213,16 +263,28 @@ class TokenModel(SRModel):
         return {"network": json.dumps(self.opt["network_g"]), "scale": str(self.opt["scale"]),
                 "iter": str(self.iteration)}
 
-    @master_only
     def save_network(self, net, net_label, current_iter, param_key="params"):
-        """Write BasicSR's ``{params, params_ema}`` with ``metadata`` beside them, whole or not at all."""
+        """Write BasicSR's ``{params, params_ema}`` with ``metadata`` beside them, whole or not at all.
+
+        The first process writes; every process must call it, since what is sharded is gathered from all.
+        """
         nets, keys = (x if isinstance(x, list) else [x] for x in (net, param_key))
-        content = {key: {name: value.cpu() for name, value in self.get_bare_model(network).state_dict().items()}
-                   for key, network in zip(keys, nets, strict=True)}
+        content = {key: self._whole_state(network) for key, network in zip(keys, nets, strict=True)}
+        if self.opt["rank"] != 0:
+            return
         content["metadata"] = self.metadata()
         name = "latest" if current_iter == -1 else current_iter
         path = os.path.join(self.opt["path"]["models"], f"{net_label}_{name}.pth")
         checkpoints.write_pth(path, content)
+
+    def _whole_state(self, net: nn.Module) -> dict[str, torch.Tensor]:
+        """Return the state of a network on the CPU in the first process, and nothing in the others."""
+        state = {}
+        for name, value in self.get_bare_model(net).state_dict().items():
+            tensor = sharding.whole(value, self.device)
+            if self.opt["rank"] == 0:
+                state[name] = tensor.cpu()
+        return state
 
 
 def arguments(network_opt: dict) -> dict:
@@ -265,6 +327,14 @@ def _check_step(opt: dict) -> None:
     if batch % parts:
         raise UserError(f"train.accumulate: is {parts}, which does not divide datasets.train.batch_size_per_gpu, "
                         f"{batch}; each step takes its batch in so many equal parts.")
+    if train.get("parallel", "ddp") not in PARALLEL:
+        raise UserError(f"train.parallel: is {train['parallel']!r}, but must be one of {', '.join(PARALLEL)}.")
+    if train.get("parallel") == "fsdp":
+        if not opt["dist"]:
+            raise UserError("train.parallel: fsdp shares the network among processes, and there is one; start several "
+                            "with torchrun and --launcher pytorch, or leave it out.")
+        if opt["num_gpu"] and (opt.get("dist_params") or {}).get("backend") == "gloo":
+            raise UserError("dist_params.backend: gloo does not shard between GPUs; fsdp needs nccl there, or auto.")
     for key in ("ema_offload", "compile", "checkpointing"):
         if not isinstance(train.get(key, False), bool):
             raise UserError(f"train.{key}: is {train[key]!r}, but must be true or false.")

@@ -12,6 +12,7 @@ from alignvar_arch.errors import UserError
 from alignvar_arch.inference.picture import reconstruction
 from alignvar_arch.models.base import TokenModel, check_geometry, check_range, check_same_network
 from alignvar_arch.models.scale_log import ScaleLog
+from alignvar_arch.models.sharding import Unsharded
 
 
 @MODEL_REGISTRY.register()
@@ -87,7 +88,7 @@ class AlignVARTokenizerModel(TokenModel):
         until = _revive_until(train_opt)
         place = current_iter == start + 1 and not self.placed
         if place or (every and start < current_iter <= until and current_iter % every == 0):
-            with torch.no_grad():
+            with torch.no_grad(), Unsharded(net, net.quantize.embedding, "weight"):
                 moved = revive(net.quantize, net.encode_latent(net.to_target(self.gt, self.lq)))
             if moved:
                 get_root_logger().info(

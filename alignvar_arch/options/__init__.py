@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from basicsr.utils import set_random_seed
-from basicsr.utils.dist_util import get_dist_info, init_dist
 
 from alignvar_arch.compat import lmdb_backend
 from alignvar_arch.errors import UserError
 from alignvar_arch.options import optional, overrides, reader
+from alignvar_arch.training import distributed
 
 __all__ = ["Parser", "parse_options", "validated"]
 
@@ -33,7 +33,7 @@ def argument_parser(prog: str, is_train: bool = True) -> Parser:
     parser.add_argument("--auto_resume", action="store_true", help="continue from the newest training state")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
     parser.add_argument("--debug", action="store_true", help="short intervals, under the name debug_NAME")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--force_yml", nargs="+", default=None, metavar="KEY:KEY=VALUE",
                         help="replace values of the file, e.g. train:total_iter=10")  # fmt: skip
     parser.set_defaults(weights=None, sets=None)
@@ -56,6 +56,8 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def parse_options(root_path: str, is_train: bool = True, argv: list[str] | None = None, prog: str | None = None):
     """Reads, completes and validates the options that the command line names, and seeds; replaces BasicSR's.
 
+    Other processes are not waited for: what can be found wrong with data comes before that, and `join` after it.
+
     Args:
         root_path: the folder that `experiments/` or `results/` belongs to.
         is_train: whether the options are for training.
@@ -72,11 +74,23 @@ def parse_options(root_path: str, is_train: bool = True, argv: list[str] | None 
     opt, dropped = validated(args, root_path, is_train)
     for sentence in dropped:
         print(f"warning: {sentence}", file=sys.stderr)
-    if opt["dist"]:
-        init_dist(args.launcher, **(opt.get("dist_params") or {} if args.launcher == "slurm" else {}))
-        opt["rank"], opt["world_size"] = get_dist_info()
     seed(opt)
     return opt, args
+
+
+def join(opt: dict, args: argparse.Namespace) -> None:
+    """Joins the other processes where a launcher has started several, and seeds.
+
+    Raises:
+        UserError: they do not come.
+    """
+    if opt["dist"]:
+        distributed.start(opt, _place(opt, args))
+    seed(opt)
+
+
+def _place(opt: dict, args: argparse.Namespace) -> distributed.Place:
+    return distributed.find(args.launcher, opt.get("dist_params"), args.local_rank)
 
 
 def seed(opt: dict) -> None:
@@ -97,7 +111,9 @@ def validated(args: argparse.Namespace, root: str, is_train: bool) -> tuple[dict
         check.check_structure(opt, is_train)
         overrides.use_weights(opt, args.weights)
         complete(opt, args, root, is_train)
-        check.check_device(opt, args.launcher)
+        check.check_device(opt)
+        if opt["dist"]:
+            distributed.check(opt.get("dist_params"), _place(opt, args), opt["num_gpu"])
         _check_trained(opt, args.opt)
         dropped = absent + check.check_content(opt)
         _check_places(opt, root)
@@ -141,7 +157,10 @@ def _check_places(opt: dict, root: str) -> None:
 def complete(opt: dict, args: argparse.Namespace, root: str, is_train: bool) -> None:
     """Adds in place what BasicSR's parse_options adds: rank, seed, phases, expanded paths, folders, debug intervals."""
     opt["dist"] = args.launcher != "none"
-    opt["rank"], opt["world_size"] = get_dist_info()
+    opt["rank"], opt["world_size"] = 0, 1
+    if opt["dist"]:
+        place = _place(opt, args)
+        opt["rank"], opt["world_size"] = place.rank, place.world
     if opt.get("manual_seed") is None:
         opt["manual_seed"] = random.randint(1, 10000)
     opt["auto_resume"] = args.auto_resume

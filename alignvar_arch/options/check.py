@@ -96,7 +96,7 @@ def check_structure(opt: dict, is_train: bool) -> None:
     for block in ("train", "val", "logger"):
         if isinstance(opt.get(block), dict):
             _check_keys(opt[block], _strings(_LOOP) | known_keys.known(model), block)
-    for path, block, keys in (("dist_params", opt.get("dist_params"), {"backend", "port"}),
+    for path, block, keys in (("dist_params", opt.get("dist_params"), {"backend", "port", "timeout"}),
                               ("logger.wandb", (opt.get("logger") or {}).get("wandb"), {"project", "resume_id"})):
         if not isinstance(block or {}, dict):
             raise UserError(f"{path}: is {block!r}, but must be a block of keys.")
@@ -236,20 +236,14 @@ def _check_datasets(opt: dict, is_train: bool) -> None:
                   sorted(needed), path)
 
 
-def check_device(opt: dict, launcher: str) -> None:
-    """Checks `num_gpu` and `launcher` against the machine; `opt` is complete."""
+def check_device(opt: dict) -> None:
+    """Checks `num_gpu` against the machine; `opt` is complete."""
     count = torch.cuda.device_count()
     wanted = opt["num_gpu"]
     if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 0:
         raise UserError(f"num_gpu: is {wanted!r}, but must be a whole number or auto.")
-    if launcher != "none":
-        if count == 0:
-            raise UserError(f"--launcher {launcher} needs a CUDA device, and this machine has none; leave it out.")
-        variable = "RANK" if launcher == "pytorch" else "SLURM_PROCID"
-        if variable not in os.environ:
-            starter = "torchrun" if launcher == "pytorch" else "srun"
-            raise UserError(f"--launcher {launcher} must be started by {starter}: {variable} is not set.")
-    elif wanted > count:
+    # With a launcher it only says whether GPUs are used: each process has one.
+    if wanted > count and not (opt["dist"] and count):
         raise UserError(f"num_gpu: is {wanted}, but this machine has {count} CUDA devices; use auto.")
     model = registered(MODEL_REGISTRY, opt["model_type"], "model_type")
     if count == 0 and issubclass(model, VideoBaseModel):

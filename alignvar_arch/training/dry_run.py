@@ -1,11 +1,13 @@
 """`basicsr train --dry-run`: what a run would take, from one batch of it."""
 
+import contextlib
 import datetime
 import time
 from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from alignvar_arch.training.loop import Run
 from alignvar_arch.training.progress import peak_memory
@@ -65,7 +67,8 @@ def _validation(run: Run) -> float:
         started = time.monotonic()
         model.is_train = False
         model.feed_data(data)
-        model.test()
+        with model.whole() if hasattr(model, "whole") else contextlib.nullcontext():
+            model.test()
         model.is_train = True
         if model.device.type == "cuda":
             torch.cuda.synchronize()
@@ -90,7 +93,9 @@ def memory_by_part(model) -> dict[str, int]:
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(entry.numel() * entry.element_size() for entry in tensors)
+    """Bytes of what this process keeps of them."""
+    kept = (entry.to_local() if isinstance(entry, DTensor) else entry for entry in tensors)
+    return sum(entry.numel() * entry.element_size() for entry in kept)
 
 
 def _networks(model) -> dict[str, nn.Module]:

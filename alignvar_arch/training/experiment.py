@@ -12,6 +12,7 @@ from pathlib import Path
 
 from basicsr.train import init_tb_loggers
 from basicsr.utils import get_env_info, get_root_logger, get_time_str, make_exp_dirs, mkdir_and_rename
+from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.options import copy_opt_file, dict2str
 
 from alignvar_arch.errors import UserError
@@ -25,7 +26,8 @@ class HeldBack:
 
     def __init__(self):
         self.logger = get_root_logger()
-        self.logger.setLevel(logging.INFO)
+        if get_dist_info()[0] == 0:  # the others' logger is quiet
+            self.logger.setLevel(logging.INFO)
         self._held = logging.handlers.MemoryHandler(_ALL, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
         self.logger.addHandler(self._held)
 

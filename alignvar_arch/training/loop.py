@@ -17,8 +17,8 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import set_random_seed
 
 from alignvar_arch.errors import UserError
-from alignvar_arch.training import experiment, resuming, rng, state
-from alignvar_arch.training.distributed import agreed
+from alignvar_arch.training import experiment, resuming, rng, shards, state
+from alignvar_arch.training.distributed import agreed, check_same
 from alignvar_arch.training.feed import Feed, validation_loader
 from alignvar_arch.training.progress import Progress
 from alignvar_arch.training.recovery import Diverged, Recovery, slow_down
@@ -53,6 +53,7 @@ class Run:
                             if opt.get("val") is not None and phase.split("_")[0] == "val"]
         self.total = int(opt["train"]["total_iter"])
         self.matters = state.matters(opt, train_set)
+        check_same({**self.matters, "the state to resume from": opt["path"].get("resume_state")})
         self.begun = False
         self._path = copy.deepcopy(opt["path"])  # a run that goes back to where it began begins with these
         self._random = rng.get()
@@ -189,13 +190,13 @@ class Run:
     def _validate(self, iteration: int, watch: Watch) -> tuple[bool, bool]:
         """Returns whether the first metric of the first set is the best so far, and whether a signal cut it short."""
         best = _best(self.model)
-        gathered = state.gathered(self.model)
+        before = state.figures_of(self.model)
         try:
             with rng.kept(), watch.interrupting(self.opt["world_size"] == 1):
                 for loader in self.validations:
                     self.model.validation(loader, iteration, self.board, self.opt["val"]["save_img"])
         except Asked:
-            state.put_back(self.model, gathered)  # the validation is made up from its first picture
+            state.put_back(self.model, before)  # the validation is made up from its first picture
             return False, True
         return _best(self.model) != best, False
 
@@ -206,6 +207,8 @@ class Run:
                    "skipped": self.recovery.skipped(),
                    **state.capture(self.model)}
         self.model.save(content["epoch"], iteration)
+        if content["shards"]:
+            shards.write(self.checkpoints.shards(iteration), self.model.net_g, self.model.optimizer_g)
         self.checkpoints.write_state(iteration, content, best=_best(self.model))
 
     def _go_back(self, problem: str) -> int:

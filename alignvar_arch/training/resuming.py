@@ -8,6 +8,7 @@ import torch
 
 from alignvar_arch import checkpoints
 from alignvar_arch.errors import UserError
+from alignvar_arch.training import shards
 
 
 def find(opt: dict) -> list[str]:
@@ -94,6 +95,8 @@ def use(opt: dict, file: Path) -> dict:
     """
     state = read(file, mapped=True)
     weights = _weights(opt, file, state["iter"])
+    if state.get("shards"):
+        shards.check(shards.beside(file))
     for saved in weights.values():
         checkpoints.read(str(saved))
     for part in (file, *weights.values()):

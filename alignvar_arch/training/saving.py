@@ -6,7 +6,7 @@ from basicsr.utils.dist_util import get_dist_info, master_only
 
 from alignvar_arch import checkpoints
 from alignvar_arch.errors import UserError
-from alignvar_arch.training import resuming
+from alignvar_arch.training import resuming, shards
 
 
 class Checkpoints:
@@ -31,12 +31,18 @@ class Checkpoints:
         """The path of an iteration's training state."""
         return self.states / f"{iteration}.state"
 
+    def shards(self, iteration: int) -> Path:
+        """The folder of an iteration's optimiser, where it is shared among processes."""
+        return shards.beside(self.state(iteration))
+
     @master_only
     def sweep(self) -> None:
         """Removes the unfinished files of a run that was killed while it saved."""
         for folder in (self.models, self.states):
             for file in (*folder.glob(".net_*.pth.*"), *folder.glob(".*.state.*")):
                 file.unlink()
+        for folder in self.states.glob(".*.shards.part"):
+            shards.remove(folder)
 
     def set_aside(self, iteration: int) -> None:
         """Renames states later than `iteration`, from which a run has gone another way: they are no longer the newest.
@@ -47,6 +53,10 @@ class Checkpoints:
         for file in resuming.newest_first(self.states) if _is_first() else []:
             if int(file.stem) > iteration:
                 file.rename(file.with_name(f"{file.name}.aside"))
+                folder = shards.beside(file)
+                if folder.is_dir():
+                    shards.remove(folder.with_name(f"{folder.name}.aside"))
+                    folder.rename(folder.with_name(f"{folder.name}.aside"))
 
     def write_state(self, iteration: int, content: dict, best: int | None = None) -> None:
         """Writes the state of an iteration whose weights are written, and removes what is no longer to be kept.
@@ -70,8 +80,10 @@ class Checkpoints:
     def tidy(self, best: int | None = None) -> None:
         """Removes what is no longer to be kept, also what a run that was killed has left of it."""
         gone = [old for old in self.saved[:-self.keep] if old != best] if self.keep else []
-        for file in [file for old in gone for file in self._files(old)] if _is_first() else []:
-            file.unlink(missing_ok=True)
+        for old in gone if _is_first() else []:
+            for file in self._files(old):
+                file.unlink(missing_ok=True)
+            shards.remove(self.shards(old))
         self.saved = [entry for entry in self.saved if entry not in gone]
 
     def _files(self, iteration: int) -> list[Path]:

@@ -4,11 +4,13 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 from alignvar_arch.errors import Terminated
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_ECHO = 3.0  # seconds: torchrun and srun pass Ctrl-C on to processes that have had it from the terminal
 
 
 class Asked(BaseException):  # a metric that guards itself with `except Exception` must not take it for its own
@@ -24,6 +26,7 @@ class Watch:
 
     def __init__(self):
         self.asked: int | None = None
+        self._since = 0.0
         self._before: dict = {}
         self._interrupts = False
 
@@ -47,8 +50,10 @@ class Watch:
 
     def _remember(self, number: int, _frame) -> None:
         if self.asked is not None:
+            if "WORLD_SIZE" in os.environ and time.monotonic() - self._since < _ECHO:
+                return
             raise ending(number)
-        self.asked = number
+        self.asked, self._since = number, time.monotonic()
         # not print: the signal may have come in the middle of one
         os.write(2, f"basicsr: {_WORDS[number]}; finishing the step and saving. Once more ends it at once.\n".encode())
         if self._interrupts:

@@ -1,14 +1,16 @@
 """What a training state holds, how it is put back, and when that cannot be exact.
 
 Beside BasicSR's `epoch`, `iter`, `optimizers` and `schedulers` a state has `rng` (one entry a process), `model` (what
-the model's `training_state` gives), `best` (BasicSR's best metrics), `seed`, `matters` (the options and data that the
-course of a run depends on), `saved` (the iterations whose checkpoints the run has written and not removed),
-`owes_validation` (a signal cut it short) and `skipped` (how many of the last steps were).
+the model's `training_state` gives), `pools` (of BasicSR's Real-ESRGAN models, one a process), `shards` (whether the
+optimiser's averages are in `ITER.shards` beside it), `best` (BasicSR's best metrics), `seed`, `matters` (the options
+and data that the course of a run depends on), `saved` (the iterations whose checkpoints the run has written and not
+removed), `owes_validation` (a signal cut it short) and `skipped` (how many of the last steps were).
 """
 
 import hashlib
 import os
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +20,8 @@ from torch.utils.data import Dataset
 
 from alignvar_arch.compat.rates import LinearWarmupCosineLR
 from alignvar_arch.errors import UserError
-from alignvar_arch.training import rng
+from alignvar_arch.training import rng, shards
+from alignvar_arch.training.distributed import collected, gathered
 
 _SHOWN = 4  # differences in a message
 # What a run may have otherwise from one day to the next without another course.
@@ -110,13 +113,19 @@ def _shown(values: dict, key: str) -> str:
 
 def capture(model: BaseModel) -> dict:
     """Returns what a model owns: optimisers, schedulers, best metrics, and what its `training_state` gives."""
-    content = {"optimizers": [entry.state_dict() for entry in model.optimizers],
+    sharded = [shards.are_needed(entry) for entry in model.optimizers]
+    content = {"optimizers": [{**entry.state_dict(), **({"state": {}} if elsewhere else {})}
+                              for entry, elsewhere in zip(model.optimizers, sharded, strict=True)],
+               "shards": any(sharded),
                "schedulers": [entry.state_dict() for entry in model.schedulers],
                "best": _plain(getattr(model, "best_metric_results", {}))}
     if hasattr(model, "training_state"):
         content["model"] = model.training_state()
     else:
-        content["model"] = {name: getattr(model, name) for name in _POOL if hasattr(model, name)}
+        content["model"] = {}
+        pool = {name: getattr(model, name) for name in _POOL if hasattr(model, name)}
+        content["pools"] = collected({name: value.cpu() if torch.is_tensor(value) else value
+                                      for name, value in pool.items()})
     return content
 
 
@@ -146,6 +155,8 @@ def restore(model: BaseModel, state: dict, changed: Collection[str] = ()) -> Non
     except (AssertionError, LookupError, ValueError) as error:
         raise UserError(f"cannot resume: the state's optimisers are not this model's ({error}), which --force_resume "
                         "cannot change; start from its weights instead, as path.pretrain_network_g.") from error
+    if state.get("shards"):
+        shards.read(shards.beside(Path(model.opt["path"]["resume_state"])), model.net_g, model.optimizer_g)
     if any(key.startswith(_RATES) for key in changed):
         for optimizer, scheduler, (settings, schedule) in zip(model.optimizers, model.schedulers, fresh, strict=True):
             for group, own in zip(optimizer.param_groups, settings, strict=True):
@@ -155,7 +166,8 @@ def restore(model: BaseModel, state: dict, changed: Collection[str] = ()) -> Non
     if hasattr(model, "load_training_state"):
         model.load_training_state(state.get("model", {}))
         return
-    for name, value in state.get("model", {}).items():
+    pools, rank = state.get("pools", []), model.opt["rank"]
+    for name, value in pools[rank].items() if rank < len(pools) else ():
         setattr(model, name, value.to(model.device) if torch.is_tensor(value) else value)
 
 
@@ -172,22 +184,17 @@ def _best_so_far(found: dict, metrics: dict) -> dict:
                    for name in metrics} for data, records in found.items()}
 
 
-def gathered(model: BaseModel) -> dict | None:
+def figures_of(model: BaseModel) -> dict | None:
     """What a validation that is cut short would leave half done: figures that the model gathers."""
     return model.training_state() if hasattr(model, "training_state") else None
 
 
 def put_back(model: BaseModel, figures: dict | None) -> None:
-    """Puts back what `gathered` has returned."""
+    """Puts back what `figures_of` has returned."""
     if figures is not None:
         model.load_training_state(figures)
 
 
 def all_rng(own: dict | None = None) -> list[dict]:
     """Returns the random states of every process, in the order of their ranks; every process must call it."""
-    own = own or rng.get()
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [own]
-    gathered = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, own)
-    return gathered
+    return gathered(own or rng.get())
