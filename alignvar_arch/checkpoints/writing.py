@@ -1,5 +1,6 @@
 """Writing weights: a file is always whole, the old one or the new one."""
 
+import errno
 import json
 import os
 import tempfile
@@ -82,8 +83,21 @@ def _write_whole(path: str, write: Callable[[BinaryIO], object]) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
         temporary = None
+        _sync_folder(target.parent)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into RuntimeError
         raise UserError(f"cannot write {path} ({reason(error)}); mend that, nothing was changed there.") from error
     finally:
         if temporary is not None:
             os.unlink(temporary)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Has the new name on disk too, before anyone removes an older file because of it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync no folders
+            raise
+    finally:
+        os.close(handle)

@@ -10,6 +10,7 @@ from alignvar_arch.cli.pipeline import close_logger, current_folder
 from alignvar_arch.cli.plugins import Plugin
 from alignvar_arch.compat import lmdb_backend
 from alignvar_arch.data.photo_dataset import is_written
+from alignvar_arch.errors import UserError
 from alignvar_arch.options.datasets import Builder
 from alignvar_arch.training import distributed, dry_run
 from alignvar_arch.training.loop import Run
@@ -31,13 +32,19 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
         datasets = Builder(opt)
     close_logger()  # it has no file yet
     options.join(opt, args)  # seeds too: the builder has drawn a crop
+    training = None
     try:
-        Run(opt, args.opt, datasets, args.force_resume)()
+        training = Run(opt, args.opt, datasets, args.force_resume)
+        training()
         distributed.stop()
     except BaseException as error:
         distributed.stop(together=False)
+        # Before the run has begun, what lies in the folder may be an older one's.
+        how = _how_to_resume(opt, argv) if training is not None and training.begun else ""
         if not isinstance(error, Exception):
-            error.args = (_how_to_resume(opt, argv),)
+            error.args = (how,)
+        elif isinstance(error, UserError) and how:
+            raise UserError(f"{error} {how}") from error
         raise
     finally:
         close_logger()

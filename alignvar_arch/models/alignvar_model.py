@@ -126,9 +126,9 @@ class AlignVARModel(TokenModel):
     def _degrade_some(self, gt: torch.Tensor, lr: torch.Tensor,
                       seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return GT, some replaced by their own degraded picture, and the quality labels (B,)."""
-        bad = torch.tensor([random.Random(seed).random() < self.bad_quality_rate for seed in seeds],
-                           device=self.device)
-        if any(bad):
+        drawn = [random.Random(seed).random() < self.bad_quality_rate for seed in seeds]
+        bad = torch.tensor(drawn).to(self.device, non_blocking=True)
+        if any(drawn):  # not of the tensor: that would wait for the GPU
             gt = torch.where(bad.view(-1, 1, 1, 1), bicubic(lr, gt.shape[-2:]).clamp(0, 1), gt)
         return gt, torch.where(bad, BAD, GOOD)
 
@@ -169,8 +169,8 @@ class AlignVARModel(TokenModel):
             masks = masks.detach().float()
             self.scale_log.add("train/mask_mean", torch.stack([masks[:, span].mean() for span in spans]))
             self.scale_log.add("train/mask_spread", torch.stack([masks[:, span].std(correction=0) for span in spans]))
-        lengths = accuracy.new_tensor(self.tokenizer.schedule.lengths)
-        return (accuracy * lengths).sum() / lengths.sum()
+        lengths = self.tokenizer.schedule.lengths
+        return sum(value * length for value, length in zip(accuracy, lengths, strict=True)) / sum(lengths)
 
     def make_picture(self, net):
         val = self.opt.get("val") or {}

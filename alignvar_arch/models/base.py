@@ -18,6 +18,7 @@ from alignvar_arch import checkpoints
 from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
 from alignvar_arch.models import degradation, sharding
+from alignvar_arch.models.compiling import can_compile
 from alignvar_arch.models.optimisers import decay_groups
 from alignvar_arch.models.scale_log import ScaleLog
 from alignvar_arch.models.stepping import PRECISIONS, Stepper
@@ -32,8 +33,8 @@ class TokenModel(SRModel):
     Options read from ``train``: ``precision`` (``fp32``, ``bf16`` or ``fp16``; losses, the choice of tokens, optimiser
     and averages stay fp32; default fp32), ``accumulate`` (micro-batches that a batch is taken apart into, to save
     memory; default 1), ``grad_clip`` (largest gradient norm, default none), ``ema_decay`` (default 0, no average),
-    ``ema_offload`` (the average in main memory; default false), ``compile`` (torch.compile; default false),
-    ``parallel`` (what several processes do: ``ddp``, each has everything, or ``fsdp``, each keeps its share of
+    ``ema_offload`` (the average in main memory; default false), ``compile`` (torch.compile, where it works; default
+    false), ``parallel`` (what several processes do: ``ddp``, each has everything, or ``fsdp``, each keeps its share of
     parameters, optimiser and average; default ddp).
     From ``val``: ``tile_overlap`` (LR pixels, default a quarter of a tile), ``tile_batch`` (tiles at once,
     default 8) and ``decode_tile`` (side of the tiles of decoding, latent pixels, default none: the picture at once).
@@ -57,7 +58,7 @@ class TokenModel(SRModel):
         train_opt, load_path = self.opt["train"], self.opt["path"].get("pretrain_network_g")
         self.net_g.train()
         self.ema_decay = train_opt.get("ema_decay", 0)
-        # Resuming loads weights too, but its average is as old as its iteration says.
+        # Resuming loads weights too; unless its state says otherwise, its average is as old as its iteration.
         self.iteration = 0
         self.from_scratch = load_path is None or bool(self.opt["path"].get("resume_state"))
         if self.ema_decay > 0:
@@ -69,7 +70,7 @@ class TokenModel(SRModel):
                 self.load_network(self.net_g_ema, load_path, self.opt["path"].get("strict_load_g", True), "params_ema")
         if self.is_sharded:
             self._shard()
-        if train_opt.get("compile", False):
+        if train_opt.get("compile", False) and can_compile(self.device):
             for part in self.compiled_parts():
                 part.compile(dynamic=False)
         if degradation.gives_kernels(self.opt["datasets"]["train"]):
@@ -101,7 +102,9 @@ class TokenModel(SRModel):
 
     def setup_optimizers(self):
         """Weight decay for the weights of linears and convolutions only; fused, unless the options say otherwise."""
-        settings = {"fused": True, **self.opt["train"]["optim_g"]}
+        settings = dict(self.opt["train"]["optim_g"])
+        if not settings.get("foreach"):
+            settings.setdefault("fused", True)
         self.optimizer_g = self.get_optimizer(settings.pop("type"), decay_groups(self.get_bare_model(self.net_g)),
                                               **settings)
         self.optimizers.append(self.optimizer_g)
@@ -111,7 +114,8 @@ class TokenModel(SRModel):
 
     def feed_data(self, data):
         self.__dict__.pop("gt", None)  # a test set without GT must not meet the last batch's
-        self.places = data.get("place")
+        places = data.get("place")
+        self.places = places if places is None else places.tolist()  # here, where nothing has to be waited for
         if "kernel1" not in data:
             super().feed_data(data)
             return
@@ -126,8 +130,8 @@ class TokenModel(SRModel):
         """
         places = self.places
         if places is None:  # a batch of another loader than the run's
-            places = torch.tensor([[self.iteration, number] for number in range(len(self.gt))])
-        return [rng.sample_seed(self.opt["manual_seed"], *place) for place in places[part].tolist()]
+            places = [[self.iteration, number] for number in range(len(self.gt))]
+        return [rng.sample_seed(self.opt["manual_seed"], *place) for place in places[part]]
 
     def losses(self, part: slice) -> OrderedDict[str, torch.Tensor]:
         """Return the figures, 0-dim means, of some images of the batch; those named ``l_…`` are summed and minimised.
@@ -175,13 +179,16 @@ class TokenModel(SRModel):
 
     def training_state(self) -> dict:
         """Return what a resumed run needs beside weights, optimisers and schedulers."""
-        return {"stepper": self.stepper.state_dict(), "scale_log": self.scale_log.state_dict()}
+        return {"stepper": self.stepper.state_dict(), "scale_log": self.scale_log.state_dict(),
+                "from_scratch": self.from_scratch, "iteration": self.iteration}
 
     def load_training_state(self, state: dict) -> None:
         """Put back what ``training_state`` gave."""
         if state:
             self.stepper.load_state_dict(state["stepper"])
             self.scale_log.load_state_dict(state["scale_log"], self.device)
+            self.from_scratch = state.get("from_scratch", self.from_scratch)
+            self.iteration = state.get("iteration", 0)
 
     @torch.no_grad()
     def model_ema(self, decay=0.999):

@@ -31,7 +31,7 @@ class AlignVARTokenizerModel(TokenModel):
         super().__init__(opt)
         self.scale_log = ScaleLog(self.get_bare_model(self.net_g).schedule.sides)
         self.hits = 0  # (K, V) since the last validation
-        # Weights that were given, rather than resumed from, bring a codebook that is placed already.
+        # Weights that were given bring a codebook that is placed already; when resuming, the state says it.
         self.placed = not opt["path"].get("resume_state") and opt["path"].get("pretrain_network_g") is not None
 
     @staticmethod
@@ -53,6 +53,13 @@ class AlignVARTokenizerModel(TokenModel):
         check_range(opt, "train.quantise_from", 0, opt["train"]["total_iter"] - 1, whole=True)
         check_range(opt, "train.revive_freq", 0, whole=True)
         check_range(opt, "train.revive_until", 0)
+
+    @staticmethod
+    def depends_on(train: dict) -> dict[str, int]:
+        """Return what a run's course depends on that is no option itself: it follows from ``total_iter``."""
+        every = train.get("revive_freq", 50)
+        last = every * int(_revive_until(train) // every) if every else 0
+        return {"the last iteration that revives codes": last}
 
     def build_losses(self):
         train_opt = self.opt["train"]
@@ -78,7 +85,7 @@ class AlignVARTokenizerModel(TokenModel):
         # Codes placed on an untrained encoder's latents pull them to zero, so the first iterations go without. When
         # they are over no code has been hit, so that all move onto real latents: the codebook's initialisation.
         start = 0 if self.placed else train_opt.get("quantise_from", 0)
-        until = train_opt.get("revive_until", 0.8 * train_opt["total_iter"])
+        until = _revive_until(train_opt)
         place = current_iter == start + 1 and not self.placed
         if place or (every and start < current_iter <= until and current_iter % every == 0):
             with torch.no_grad(), Unsharded(net, net.quantize.embedding, "weight"):
@@ -111,10 +118,12 @@ class AlignVARTokenizerModel(TokenModel):
         return losses
 
     def training_state(self):
-        return {**super().training_state(), "hits": self.hits.cpu() if torch.is_tensor(self.hits) else self.hits}
+        return {**super().training_state(), "hits": self.hits.cpu() if torch.is_tensor(self.hits) else self.hits,
+                "placed": self.placed}
 
     def load_training_state(self, state):
         super().load_training_state(state)
+        self.placed = state.get("placed", self.placed)
         hits = state.get("hits", 0)
         self.hits = hits.to(self.device) if torch.is_tensor(hits) else hits
 
@@ -128,3 +137,7 @@ class AlignVARTokenizerModel(TokenModel):
         if not hasattr(self, "gt"):
             raise UserError("datasets: a tokenizer reconstructs GT, and this data set has none; give it dataroot_gt.")
         return reconstruction(net, self.gt, self.lq, **self.tiling())
+
+
+def _revive_until(train: dict) -> float:
+    return train.get("revive_until", 0.8 * train["total_iter"])

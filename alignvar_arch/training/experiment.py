@@ -1,14 +1,21 @@
 """A run's folders and its log: made only once options, data and networks have been found good."""
 
+import contextlib
+import errno
+import itertools
 import logging
 import logging.handlers
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from basicsr.train import init_tb_loggers
 from basicsr.utils import get_env_info, get_root_logger, get_time_str, make_exp_dirs, mkdir_and_rename
 from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.options import copy_opt_file, dict2str
+
+from alignvar_arch.errors import UserError
 
 _FOLDERS = ("experiments_root", "models", "training_states", "log", "visualization")
 _ALL = 10**6  # records held back, more than there ever are
@@ -26,13 +33,40 @@ class HeldBack:
 
     def into(self, file: str) -> None:
         """Opens `file`, in which everything stands from now on, what was held back first."""
-        handler = logging.FileHandler(file, "w", encoding="utf-8")
+        handler = _Log(file, "w", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
         self._held.setTarget(handler)
         self._held.flush()
         self._held.close()
         self.logger.removeHandler(self._held)
         self.logger.addHandler(handler)
+
+
+class _Log(logging.FileHandler):
+    """A log whose lines are lost where they cannot be written; what matters is written elsewhere, and says so."""
+
+    def handleError(self, record):  # noqa: N802 - logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+@contextlib.contextmanager
+def disk_may_be_full() -> Iterator[None]:
+    """Makes one sentence of a full disk, whoever has met it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"the run cannot write {error.filename or 'its files'} ({error.strerror}); make room.") \
+            from error
+
+
+def _unused(file: str) -> str:
+    """A log's name, numbered where another run has had it within the same second."""
+    path = Path(file)
+    taken = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(2))
+    return str(path if not path.exists() else next(name for name in taken if not name.exists()))
 
 
 def make(opt: dict, file: str, held: HeldBack, resumed: bool):
@@ -58,7 +92,7 @@ def make(opt: dict, file: str, held: HeldBack, resumed: bool):
         if opt["logger"].get("use_tb_logger") and "debug" not in opt["name"] and board.exists():
             mkdir_and_rename(str(board))
     copy_opt_file(file, opt["path"]["experiments_root"])
-    held.into(os.path.join(opt["path"]["log"], f"train_{opt['name']}_{get_time_str()}.log"))
+    held.into(_unused(os.path.join(opt["path"]["log"], f"train_{opt['name']}_{get_time_str()}.log")))
     held.logger.info(get_env_info())
     held.logger.info(dict2str(opt))
     return init_tb_loggers(opt)

@@ -1,6 +1,9 @@
 """The batches of a training from a given iteration on, and the loaders of its validation."""
 
+import contextlib
 import logging
+import signal
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -59,14 +62,15 @@ class Feed:
         return _uploaded(batches, self.device) if self.mode == "cuda" and self.device.type == "cuda" else batches
 
     def _readable(self, loader: DataLoader) -> Iterator[dict]:
-        batches = iter(loader)
+        with _no_alarm():
+            batches = iter(loader)
         while True:
             try:
                 batch, problems = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+            except (RuntimeError, OSError, EOFError) as error:
+                if not _reader_has_died(batches, error):
                     raise
                 raise UserError("a process that reads images was killed, most often for want of memory; lower "
                                 "datasets.train.num_worker_per_gpu or batch_size_per_gpu.") from error
@@ -85,6 +89,31 @@ class Feed:
                                              f"{len(self.bad_images)} of {self.most_bad} allowed): {problem}")
 
 
+def _reader_has_died(batches: Iterator, error: Exception) -> bool:
+    """Whether an error comes of it; a batch that the dead one has sent fails in many ways when it is fetched."""
+    workers = getattr(batches, "_workers", ())
+    if not workers or "Caught " in str(error):  # raised by the data set
+        return False
+    return ("DataLoader worker" in str(error) or isinstance(error, (ConnectionError, EOFError))
+            or not all(entry.is_alive() for entry in workers))
+
+
+@contextlib.contextmanager
+def _no_alarm() -> Iterator[None]:
+    """Lets a loader start without its handler of SIGCHLD, which raises wherever the run is, in a half-written file too.
+
+    A worker that has died is noticed all the same, when its batch is asked for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
 def validation_loader(dataset: Dataset, block: dict) -> DataLoader:
     """Returns a loader of one image after another, which draws nothing from the training's generators."""
     return DataLoader(dataset, batch_size=1, generator=torch.Generator(), pin_memory=block.get("pin_memory", False))
@@ -99,7 +128,8 @@ def _uploaded(batches: Iterator[dict], device: torch.device) -> Iterator[dict]:
     stream, ready = torch.cuda.Stream(device), None
     for batch in batches:
         with torch.cuda.stream(stream):
-            moved = {key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+            # The places are read on the CPU; from the GPU that would wait for the step before.
+            moved = {key: value.to(device, non_blocking=True) if torch.is_tensor(value) and key != "place" else value
                      for key, value in batch.items()}
         if ready is not None:
             yield _arrived(*ready)
@@ -112,6 +142,6 @@ def _arrived(batch: dict, copied: torch.cuda.Event) -> dict:
     current = torch.cuda.current_stream()
     current.wait_event(copied)
     for value in batch.values():
-        if torch.is_tensor(value):
+        if torch.is_tensor(value) and value.is_cuda:
             value.record_stream(current)  # its memory belongs to the stream that copied it
     return batch

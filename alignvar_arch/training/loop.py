@@ -5,13 +5,16 @@ checkpoint's best metrics thus know the validation of its own iteration. The ite
 drawn for them follow from the seed and the iteration's number alone (sampling.py).
 """
 
+import copy
 import logging
 import math
 import time
+from pathlib import Path
 
 import torch
 from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
+from basicsr.utils import set_random_seed
 
 from alignvar_arch.errors import UserError
 from alignvar_arch.training import experiment, resuming, rng, shards, state
@@ -51,12 +54,19 @@ class Run:
         self.total = int(opt["train"]["total_iter"])
         self.matters = state.matters(opt, train_set)
         check_same({**self.matters, "the state to resume from": opt["path"].get("resume_state")})
-        self.resumed = self._read_state(force_resume)
-        self.model = self._build(self.resumed)
-        self.recovery = Recovery(opt["train"].get("nonfinite"), self.model)
+        self.begun = False
+        self._path = copy.deepcopy(opt["path"])  # a run that goes back to where it began begins with these
+        self._random = rng.get()
+        self.recovery = Recovery(opt["train"].get("nonfinite"))
+        saved = self._read_state(force_resume)
+        self._build(saved)
+        # The optimiser goes on with the state's own tensors; nobody else keeps them.
+        kept = ("iter", "saved", "owes_validation", "skipped")
+        self.resumed = None if saved is None else {key: saved.get(key) for key in kept}
 
     def _read_state(self, force: bool) -> dict | None:
         path = self.opt["path"].get("resume_state")
+        self._changed: list[str] = []
         if not path:
             return None
         found = resuming.read(path)
@@ -66,18 +76,19 @@ class Run:
             if not force:
                 raise
             self.logger.warning(f"--force_resume: {error}")
+            self._changed = state.changed(found, self.matters)
         return found
 
-    def _build(self, saved: dict | None) -> BaseModel:
+    def _build(self, saved: dict | None) -> None:
         """Builds the model; `saved` is put back into it, and its random states are the process's."""
-        model = build_model(self.opt)
-        model.save_training_state = _not_by_itself
+        self.model = build_model(self.opt)
+        self.model.save_training_state = _not_by_itself
         if saved is not None:
-            state.restore(model, saved)
+            state.restore(self.model, saved, self._changed)
             states = saved.get("rng", [])
             if self.opt["rank"] < len(states):
                 rng.put(states[self.opt["rank"]])
-        return model
+        self.recovery.watch(self.model, (saved or {}).get("skipped"))
 
     def __call__(self) -> None:
         """Trains, validates and saves.
@@ -86,10 +97,21 @@ class Run:
             UserError: a checkpoint cannot be written, images cannot be read, or the losses are not finite for too long.
             KeyboardInterrupt, Terminated: a signal came; the last step is finished and saved.
         """
+        with experiment.disk_may_be_full():
+            self.board = experiment.make(self.opt, self.file, self.held, self.resumed is not None)
+            self.begun = True
+            try:
+                self._train()
+            finally:
+                if self.board:  # also where the run is interrupted: it writes every two minutes only
+                    self.board.close()
+
+    def _train(self) -> None:
         saved = self.resumed
-        self.board = experiment.make(self.opt, self.file, self.held, saved is not None)
+        own = saved is not None and Path(self.opt["path"]["resume_state"]).resolve().parent == Path(
+            self.opt["path"]["training_states"]).resolve()
         self.checkpoints = Checkpoints(self.opt["path"], self.opt["logger"].get("keep"),
-                                       [] if saved is None else saved.get("saved", []))
+                                       saved["saved"] or [] if own else [])
         self.checkpoints.sweep()
         order = self.feed.order
         done = 0 if saved is None else saved["iter"]
@@ -99,21 +121,26 @@ class Run:
         if saved is not None:
             self.logger.info(f"Resuming training from epoch: {order.epoch(done)}, iter: {done}.")
             self.checkpoints.set_aside(done)
+            if not any(saved["skipped"] or []):
+                self.checkpoints.tidy(_best(self.model))
         started = time.monotonic()
         with Watch() as watch, Progress(self.opt, done, self.total, order.batch * order.world, self.board) as progress:
-            if saved is not None and saved.get("owes_validation"):
+            if saved is not None and saved["owes_validation"]:
                 self._validate(done, watch)
+                stop = self._asked(self.total, watch)
+                if stop:  # the state still owes it
+                    raise ending(stop)
             while done < self.total:
                 try:
                     self._iterate(done, watch, progress)
                     break
                 except Diverged as error:
-                    done = self._go_back(error)
-                    progress.restart(done)
+                    problem = str(error)
+                # Not in the handler: the error holds what it has passed through, the old model among it.
+                done = self._go_back(problem)
+                progress.restart(done)
         self.logger.info(f"End of training after {time.monotonic() - started:.0f} s. Saving the latest model.")
         self.model.save(epoch=-1, current_iter=-1)
-        if self.board:
-            self.board.close()
 
     def _iterate(self, done: int, watch: Watch, progress: Progress) -> None:
         """Runs the iterations after `done`, to the last or to a signal."""
@@ -139,7 +166,8 @@ class Run:
             if validates and not stop:
                 better, owes = self._validate(iteration, watch)
                 stop = self._asked(iteration, watch)
-            if due or stop or (better and self.checkpoints.keep):
+            due = due or (better and self.checkpoints.keep)
+            if stop or (due and not self._skipping(iteration)):
                 self._save(iteration, owes)
             if stop:
                 raise ending(stop)
@@ -151,14 +179,24 @@ class Run:
             return watch.asked
         return agreed(watch.asked) if iteration % _ASKED_EVERY == 0 or iteration == self.total else None
 
+    def _skipping(self, iteration: int) -> bool:
+        """Whether the last step was skipped: the weights are what the run will go back from, if that does not end."""
+        if not any(self.recovery.skipped()):
+            return False
+        self.logger.warning(f"Iteration {iteration} is not saved: its step was skipped, and the last good checkpoint "
+                            "stays the newest.")
+        return True
+
     def _validate(self, iteration: int, watch: Watch) -> tuple[bool, bool]:
         """Returns whether the first metric of the first set is the best so far, and whether a signal cut it short."""
         best = _best(self.model)
+        before = state.figures_of(self.model)
         try:
             with rng.kept(), watch.interrupting(self.opt["world_size"] == 1):
                 for loader in self.validations:
                     self.model.validation(loader, iteration, self.board, self.opt["val"]["save_img"])
         except Asked:
+            state.put_back(self.model, before)  # the validation is made up from its first picture
             return False, True
         return _best(self.model) != best, False
 
@@ -166,30 +204,48 @@ class Run:
         self.logger.info("Saving models and training states.")
         content = {"epoch": self.feed.order.epoch(iteration), "iter": iteration, "seed": self.opt["manual_seed"],
                    "matters": self.matters, "rng": state.all_rng(), "owes_validation": owes_validation,
+                   "skipped": self.recovery.skipped(),
                    **state.capture(self.model)}
         self.model.save(content["epoch"], iteration)
         if content["shards"]:
             shards.write(self.checkpoints.shards(iteration), self.model.net_g, self.model.optimizer_g)
         self.checkpoints.write_state(iteration, content, best=_best(self.model))
 
-    def _go_back(self, error: Diverged) -> int:
-        """Builds the model as it was at the newest checkpoint of this run, slower; returns its iteration."""
-        iteration = self.checkpoints.saved[-1] if self.checkpoints.saved else 0
+    def _go_back(self, problem: str) -> int:
+        """Builds the model as it was at the newest good checkpoint, slower; returns its iteration.
+
+        Before there is one, that is the run's beginning.
+        """
+        file = self._last_good()
+        iteration = 0 if file is None else int(file.stem)
         factor = self.recovery.factor(iteration)
         if factor is None:
-            raise UserError(f"{error}; the run ends, its newest checkpoint is of iteration {iteration}. Lower "
-                            "train.optim_g.lr, clip with train.grad_clip, or look at the data.") from error
-        self.logger.warning(f"{error}. Going back to iteration {iteration}, with learning rates {factor:g} times what "
-                            "they were there.")
-        self.model.optimizers, self.model.schedulers = [], []  # so that their memory is free for the new ones
-        self.model = None
-        saved = None
-        if iteration:
-            saved = resuming.use(self.opt, self.checkpoints.state(iteration))
-        self.model = self._build(saved)
+            raise UserError(f"{problem}; the run ends, its newest good checkpoint is of iteration {iteration}. Lower "
+                            "train.optim_g.lr, clip with train.grad_clip, or look at the data.")
+        self.logger.warning(f"{problem}. Going back to iteration {iteration}, with learning rates {factor:g} times "
+                            "what they were there.")
+        self.recovery.let_go()
+        self.model = None  # so that its memory is free for the new one
+        if file is None:
+            set_random_seed(self.opt["manual_seed"] + self.opt["rank"])  # CUDA's generators, which may not be in:
+            rng.put(self._random)
+        self._build(None if file is None else resuming.read(file))
         slow_down(self.model, factor)
-        self.recovery.watch(self.model)
+        self.checkpoints.set_aside(iteration)
         return iteration
+
+    def _last_good(self) -> Path | None:
+        """The state to go back to, `path` being pointed at its weights; None is the run's beginning."""
+        for file in filter(Path.is_file, map(self.checkpoints.state, reversed(self.checkpoints.saved))):
+            try:
+                found = resuming.use(self.opt, file)
+            except UserError as error:
+                self.logger.warning(f"passed over: {error}")
+                continue
+            if not any(found.get("skipped", [])):
+                return file
+        self.opt["path"] = copy.deepcopy(self._path)
+        return Path(self._path["resume_state"]) if self.resumed is not None else None
 
 
 def _best(model: BaseModel) -> int | None:

@@ -37,13 +37,13 @@ class Guard:
     """
 
     def __init__(self, optimizers: list[torch.optim.Optimizer]):
-        self._in_a_row = [0] * len(optimizers)
+        self.in_a_row = [0] * len(optimizers)
         for number, optimizer in enumerate(optimizers):
             optimizer.register_step_pre_hook(functools.partial(self._look, number))
 
     def skipped_in_a_row(self) -> int:
         """How many of the last steps were skipped, of the optimiser where it were most."""
-        return max(self._in_a_row)
+        return max(self.in_a_row)
 
     def _look(self, number: int, optimizer: torch.optim.Optimizer, _arguments, _named) -> None:
         parameters = [entry for group in optimizer.param_groups for entry in group["params"] if entry.grad is not None]
@@ -51,9 +51,9 @@ class Guard:
             return
         norms = torch._foreach_norm([entry.grad for entry in parameters])
         if torch.stack([norm.float() for norm in norms]).isfinite().all():
-            self._in_a_row[number] = 0
+            self.in_a_row[number] = 0
             return
-        self._in_a_row[number] += 1
+        self.in_a_row[number] += 1
         for entry in parameters:
             entry.grad = None
 
@@ -66,19 +66,32 @@ class Recovery:
 
     Args:
         options: that block, or None.
-        model: one with `skipped_in_a_row`, or any other, which is then guarded.
     """
 
-    def __init__(self, options: dict | None, model: BaseModel):
+    def __init__(self, options: dict | None):
         self.limit = (options or {}).get("limit", LIMIT)
         self.halves = (options or {}).get("then", THEN) == "halve"
         self._halvings, self._since = 0, -1
-        self.watch(model)
+        self._source = None
 
-    def watch(self, model: BaseModel) -> None:
-        """Watches over another model, the one that was built anew."""
-        source = model if hasattr(model, "skipped_in_a_row") else Guard(model.optimizers)
-        self.skipped_in_a_row = source.skipped_in_a_row
+    def watch(self, model: BaseModel, skipped: list[int] | None = None) -> None:
+        """Watches over a model, one with `skipped_in_a_row` or any other, which is then guarded.
+
+        Args:
+            model: it.
+            skipped: what `skipped` gave when the state was written that the model goes on from.
+        """
+        self._source = model if hasattr(model, "skipped_in_a_row") else Guard(model.optimizers)
+        if isinstance(self._source, Guard) and skipped is not None and len(skipped) == len(model.optimizers):
+            self._source.in_a_row = list(skipped)
+
+    def let_go(self) -> None:
+        """Forgets the model, so that nothing keeps its memory."""
+        self._source = None
+
+    def skipped(self) -> list[int]:
+        """How many of the last steps were skipped, by optimiser where it is known; what a state holds."""
+        return self._source.in_a_row if isinstance(self._source, Guard) else [self._source.skipped_in_a_row()]
 
     def check(self) -> None:
         """Warns about skipped steps.
@@ -86,7 +99,7 @@ class Recovery:
         Raises:
             Diverged: they are as many as the limit.
         """
-        skipped = self.skipped_in_a_row()
+        skipped = max(self.skipped())
         if skipped:
             logging.getLogger("basicsr").warning(
                 f"The last {skipped} steps were skipped: their losses or gradients are not finite.")

@@ -1,5 +1,6 @@
 """Finds the state that a run goes on from: the newest whole one, with the weights of its iteration beside it."""
 
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -76,6 +77,16 @@ def read(path: str | Path, mapped: bool = False) -> dict:
     return state
 
 
+def damage(file: Path) -> str | None:
+    """What is wrong with a file of torch's by its sums, at which torch does not look; None where it is whole."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        return str(error)
+    return f"{damaged} in it is damaged" if damaged else None
+
+
 def use(opt: dict, file: Path) -> dict:
     """Points `opt["path"]` at a state and its weights, as `find` does; returns the state, its tensors mapped.
 
@@ -86,8 +97,13 @@ def use(opt: dict, file: Path) -> dict:
     weights = _weights(opt, file, state["iter"])
     if state.get("shards"):
         shards.check(shards.beside(file))
-    for key, saved in weights.items():
+    for saved in weights.values():
         checkpoints.read(str(saved))
+    for part in (file, *weights.values()):
+        found = damage(part)
+        if found:
+            raise UserError(f"{part} is not whole ({found}); remove it to resume from the one before.")
+    for key, saved in weights.items():
         opt["path"][f"pretrain_{key}"] = str(saved)
         label = f"param_key_{key.removeprefix('network_')}"
         if opt["path"].get(label) == "params_ema":

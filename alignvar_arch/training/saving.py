@@ -1,14 +1,12 @@
 """Checkpoints on disk: whole or not there, read back before an older one goes, the newest few and the best kept."""
 
-import zipfile
 from pathlib import Path
 
 from basicsr.utils.dist_util import get_dist_info, master_only
 
 from alignvar_arch import checkpoints
 from alignvar_arch.errors import UserError
-from alignvar_arch.training import shards
-from alignvar_arch.training.resuming import newest_first
+from alignvar_arch.training import resuming, shards
 
 
 class Checkpoints:
@@ -27,8 +25,7 @@ class Checkpoints:
 
     def __init__(self, path: dict, keep: int | None, saved: list[int]):
         self.models, self.states = Path(path["models"]), Path(path["training_states"])
-        self.keep = keep
-        self.saved = [iteration for iteration in saved if self.state(iteration).is_file()]
+        self.keep, self.saved = keep, saved
 
     def state(self, iteration: int) -> Path:
         """The path of an iteration's training state."""
@@ -53,7 +50,7 @@ class Checkpoints:
         They become `ITER.state.aside`; nothing is removed.
         """
         self.saved = [entry for entry in self.saved if entry <= iteration]
-        for file in newest_first(self.states) if _is_first() else []:
+        for file in resuming.newest_first(self.states) if _is_first() else []:
             if int(file.stem) > iteration:
                 file.rename(file.with_name(f"{file.name}.aside"))
                 folder = shards.beside(file)
@@ -64,21 +61,29 @@ class Checkpoints:
     def write_state(self, iteration: int, content: dict, best: int | None = None) -> None:
         """Writes the state of an iteration whose weights are written, and removes what is no longer to be kept.
 
-        The newest `keep` stay, and the checkpoint of iteration `best`.
+        The newest `keep` stay, and the checkpoint of iteration `best`; all do where the last step was skipped.
 
         Raises:
             UserError: it cannot be written or does not read back; older checkpoints are all there.
         """
         self.saved = [*(entry for entry in self.saved if entry != iteration), iteration]
-        gone = [old for old in self.saved[:-self.keep] if old != best] if self.keep else []
         if _is_first():
             checkpoints.write_pth(str(self.state(iteration)), {**content, "saved": self.saved})
             for file in self._files(iteration):
-                _read_back(file)
-            for file in [file for old in gone for file in self._files(old)]:
+                damage = resuming.damage(file)
+                if damage:
+                    raise UserError(f"{file} does not read back ({damage}); look after the disk. Older checkpoints are "
+                                    "kept.")
+        if not any(content.get("skipped", [])):  # else the one before is what the run would go back to
+            self.tidy(best)
+
+    def tidy(self, best: int | None = None) -> None:
+        """Removes what is no longer to be kept, also what a run that was killed has left of it."""
+        gone = [old for old in self.saved[:-self.keep] if old != best] if self.keep else []
+        for old in gone if _is_first() else []:
+            for file in self._files(old):
                 file.unlink(missing_ok=True)
-            for old in gone:
-                shards.remove(self.shards(old))
+            shards.remove(self.shards(old))
         self.saved = [entry for entry in self.saved if entry not in gone]
 
     def _files(self, iteration: int) -> list[Path]:
@@ -88,15 +93,3 @@ class Checkpoints:
 
 def _is_first() -> bool:
     return get_dist_info()[0] == 0
-
-
-def _read_back(file: Path) -> None:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} does not read back ({error}); look after the disk. Older checkpoints are kept.") \
-            from error
-    if damaged:
-        raise UserError(f"{file} does not read back ({damaged} is damaged); look after the disk. Older checkpoints are "
-                        "kept.")

@@ -13,7 +13,7 @@ _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _ECHO = 3.0  # seconds: torchrun and srun pass Ctrl-C on to processes that have had it from the terminal
 
 
-class Asked(Exception):
+class Asked(BaseException):  # a metric that guards itself with `except Exception` must not take it for its own
     """A signal came while the validation ran, which is not worth waiting for."""
 
 

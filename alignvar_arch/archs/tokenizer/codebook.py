@@ -19,7 +19,9 @@ def count_hits(pyramid: ResidualPyramid, maps: Sequence[torch.Tensor], momentum:
 
     Data-parallel ranks count together, so that they go on agreeing about which codes are dead.
     """
-    hits = torch.stack([torch.bincount(indices.flatten(), minlength=pyramid.codebook_size) for indices in maps]).float()
+    # Not bincount, which waits for the GPU to learn the largest index.
+    hits = torch.stack([torch.zeros(pyramid.codebook_size, device=indices.device).index_add_(
+        0, indices.flatten(), torch.ones(indices.numel(), device=indices.device)) for indices in maps])
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(hits)
     pyramid.ema_vocab_hit_SV.lerp_(hits, 1 - momentum)
