@@ -13,7 +13,7 @@ from alignvar_arch import Upscaler
 from alignvar_arch.archs.layers.conv import SpatialAttention
 from alignvar_arch.cli import main
 from alignvar_arch.inference import compiled
-from alignvar_arch.inference.compiled import Compiled
+from alignvar_arch.inference.compiled import Compiled, Recorded
 
 SCALES = (1, 3)  # few, since each is compiled
 NOISE = np.random.default_rng(0).integers(0, 255, (7, 3, 3)).astype(np.uint8)
@@ -79,6 +79,35 @@ def test_a_whole_picture_with_batches_filled_up(monkeypatch):
     upscaler = Upscaler(*networks(), compile=True, batch=2)
     assert upscaler.tiles(*NOISE.shape[:2]) % 2
     assert np.abs(upscaler(NOISE).astype(int) - expected).max() <= 1 and rows == {2}
+
+
+def test_recorded_steps_are_played_again_on_their_own_tensors(monkeypatch):
+    """A stand-in for CUDA graphs, which computes with nothing but the tensors that it was recorded with."""
+    class Graph:
+        def __init__(self, run):
+            self.run, self.logits = run, run()
+
+        def replay(self):
+            self.logits.copy_(self.run())
+
+    def record(recorded, step, x):
+        *tables, head_table = recorded.tables
+        graph = Graph(lambda: step(x, tables, head_table, recorded.memory))
+        return graph, x, graph.logits
+
+    monkeypatch.setattr(Recorded, "_record", record)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    net, tokenizer = networks()
+    fast = Compiled(net, tokenizer, pytest.fail)
+    fast._recorded = Recorded(net.memory(net.pos_start, 2), 2)
+    monkeypatch.setattr(fast, "memory", lambda x, rows: fast._recorded.memory)
+    for seed, guidance in ((0, 0.0), (1, 0.0), (2, 6.0), (3, 0.0)):  # two pictures, or one with two branches
+        lr = small.pictures(1 if guidance else 2, 12, seed)[1]
+        plain, made = (net.generate(lr, tokenizer.quantize, net.structure(lr), guidance, steps=steps)
+                       for steps in (None, fast))
+        assert all(torch.equal(*pair) for pair in zip(plain.maps, made.maps, strict=True))
+    assert len(fast._recorded.graphs) == len(SCALES)
 
 
 def test_decoding_is_compiled_for_few_sizes_only(monkeypatch):
