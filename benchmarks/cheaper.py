@@ -36,6 +36,7 @@ from alignvar_arch.archs.layers.kv_cache import KVCache
 from alignvar_arch.archs.loading import load
 from alignvar_arch.archs.transformer.sampling import choose
 from alignvar_arch.inference.picture import decode
+from alignvar_arch.inference.picture import seeds as own_seeds
 from alignvar_arch.inference.tiles import Tiling, blended
 
 GAIN, LOSS = 1.3, 0.01
@@ -57,9 +58,11 @@ WAYS = {"full": Way(), "stop 1": Way(stop=1), "stop 2": Way(stop=2)} | {
 class Generation:
     """A generation that can be continued in several ways from any scale, and knows what each scale took."""
 
-    def __init__(self, net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor, seed: int, branches: int = 1):
+    def __init__(self, net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor, own: list[int],
+                 branches: int = 1):
         start = time.perf_counter()
-        self.net, self.pyramid, self.batch, self.branches, self.seed = net, tokenizer.quantize, len(lr), branches, seed
+        self.net, self.pyramid, self.batch, self.branches = net, tokenizer.quantize, len(lr), branches
+        self.draw = [torch.Generator().manual_seed(seed) for seed in own]  # one a picture, as the package has it
         condition = net.class_emb.weight[[GOOD, BAD][:branches]]
         *self.tables, self.head_table = [part.modulation(condition).repeat_interleave(self.batch, dim=1)
                                          for part in (*net.blocks, net.head_nm)]
@@ -105,8 +108,7 @@ class Generation:
             x = block(x, table, rope, cache=KVCache(keys, values, before),
                       wanted=wanted if block is net.blocks[-1] else None)
         logits = net.head(net.head_nm(x, self.head_table)).float()
-        draw = torch.Generator().manual_seed(1000 * self.seed + k)
-        chosen = choose(logits[:self.batch], **SAMPLING, generator=draw)
+        chosen = choose(logits[:self.batch], **SAMPLING, generator=self.draw)
         codes = self.pyramid.embedding(chosen)
         if kept is not None:
             codes = codes.new_zeros(self.batch, length, codes.shape[-1]).scatter(
@@ -116,18 +118,21 @@ class Generation:
 
 
 def all_ways(net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor,
-             seed: int) -> dict[str, tuple[torch.Tensor, list[float]]]:
-    """Return the latent and the seconds of each scale, of every way, from LRs of a tile's size."""
+             own: list[int]) -> dict[str, tuple[torch.Tensor, list[float]]]:
+    """Return the latent and the seconds of each scale, of every way, from LRs of a tile's size and a seed for each."""
     common_scales, scales = len(net.schedule) - 2, len(net.schedule)
-    base = Generation(net, tokenizer, lr, seed)
+    base = Generation(net, tokenizer, lr, own)
     base.run(range(common_scales))
-    state = base.f_hat, base.added, base.filled, base.seconds
+    state, drawn = (base.f_hat, base.added, base.filled), [draw.get_state() for draw in base.draw]
+    seconds = base.seconds
     made = {}
     for name, way in WAYS.items():
         if way.by == "structure" and base.structure is None:
             continue
-        base.f_hat, base.added, base.filled = state[:3]
-        base.seconds = list(state[3])
+        base.f_hat, base.added, base.filled = state
+        base.seconds = list(seconds)
+        for draw, then in zip(base.draw, drawn, strict=True):
+            draw.set_state(then)
         base.run(range(common_scales, scales - way.stop), way.keep, way.by)
         made[name] = base.f_hat, base.seconds
     return made
@@ -146,8 +151,8 @@ def measure_set(net: AlignVAR, tokenizer: AlignVARTokenizer, folder: str, seeds:
         for seed in range(seeds):
             seconds, names = defaultdict(float), []
 
-            def run(_, tiles, seed=seed, seconds=seconds, names=names):
-                made = all_ways(net, tokenizer, tiles, seed)
+            def run(places, tiles, seed=seed, seconds=seconds, names=names):
+                made = all_ways(net, tokenizer, tiles, own_seeds(seed, places))
                 names[:] = made
                 for name, (_, each) in made.items():
                     seconds[name] += sum(each)
@@ -171,8 +176,8 @@ def measure_paper(depth: int, repeat: int) -> dict[str, float]:
     net = AlignVAR(depth=depth).eval()
     lr, best, lists = torch.rand(1, 3, 128, 128), defaultdict(lambda: float("inf")), {}
     for seed in range(repeat):
-        made = all_ways(net, tokenizer, lr, seed)
-        two = Generation(net, tokenizer, lr, seed, branches=2)
+        made = all_ways(net, tokenizer, lr, [seed])
+        two = Generation(net, tokenizer, lr, [seed], branches=2)
         two.run(range(len(net.schedule)))
         lists = {name: each for name, (_, each) in made.items()} | {"guided": two.seconds}
         for name, each in lists.items():
