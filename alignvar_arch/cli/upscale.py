@@ -143,7 +143,7 @@ def _parser() -> options.Parser:
     work.add_argument("--batch", type=_auto, metavar="auto|N",
                       help="most tiles at once (auto: what fits into memory; one with --compile)")
     work.add_argument("--compile", action="store_true",
-                      help="compile the networks first, minutes that pay with many pictures; needs a C++ compiler")
+                      help="compile the networks first, which takes minutes; for GPUs, on a CPU it hardly pays")
     work.add_argument("--tile", type=_auto, metavar="auto|N",
                       help="side in pixels of the pieces that results are decoded in (auto: what fits into memory)")
     return parser
