@@ -74,6 +74,28 @@ def test_quality_compares_methods(run, files, monkeypatch, shared):
     assert result["bicubic"]["psnr"] > result["alignvar"]["psnr"] and torch.tensor(result["bicubic"]["lpips"]) > 0
 
 
+def test_cheaper_ways_begin_as_the_full_one(run, files, monkeypatch, shared):
+    monkeypatch.setenv("ALIGNVAR_LPIPS", str(shared / "data" / "weights"))
+    run("cheaper.py", "--sets", f"two={files['pictures']}", "--depth", "0", "--seeds", "1", "--json", files["json"],
+        *files["both"])
+    result = json.loads(Path(files["json"]).read_text())["two"]
+    assert len(result) == 7 and len({row["lpips"] for row in result.values()}) == 7
+
+
+def test_the_full_way_is_the_packages_own(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import cheaper
+
+    monkeypatch.setitem(cheaper.WAYS, "structure 0.5", cheaper.Way(keep=0.9999, by="structure"))  # in truth all tokens
+    net, tokenizer, lr = small.transformer(), small.tokenizer(), small.pictures()[1]
+    draw = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    with torch.no_grad():
+        made = cheaper.all_ways(net, tokenizer, lr, [1, 2])
+        expected = net.generate(lr, tokenizer.quantize, net.structure(lr), generator=draw, **cheaper.SAMPLING).f_hat
+    for name in ("full", "structure 0.5"):
+        torch.testing.assert_close(made[name][0], expected)
+
+
 def test_weights_takes_its_steps(run, tmp_path, capsys):
     source, output = str(tmp_path / "a.pth"), str(tmp_path / "a.safetensors")
     for step in (["make", source, "1"], ["convert", source, output, "--half"], ["load", source], ["open", output]):

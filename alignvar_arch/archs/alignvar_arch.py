@@ -2,7 +2,8 @@
 
 Shapes: B batch, h×w the LR's size, P = S² prefix tokens, L tokens of all scales, C width, V codebook size.
 """
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -45,6 +46,15 @@ class Generation(NamedTuple):
 
     f_hat: torch.Tensor
     maps: list[torch.Tensor]
+
+
+class Steps(Protocol):
+    """What computes the steps of ``generate``: the network itself, or something that does the same faster."""
+
+    def memory(self, x: torch.Tensor, rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]: ...
+
+    def predict(self, k: int, x: torch.Tensor, tables: list[torch.Tensor], head_table: torch.Tensor,
+                memory: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor: ...
 
 
 @ARCH_REGISTRY.register()
@@ -194,7 +204,7 @@ class AlignVAR(nn.Module):
     def generate(self, lr: torch.Tensor, pyramid: ResidualPyramid, structure: torch.Tensor | None = None,
                  guidance: float = 0.0, top_k: int = 1, top_p: float = 1.0, temperature: float = 1.0,
                  generator: torch.Generator | None = None,
-                 forced: list[torch.Tensor] | None = None) -> Generation:
+                 forced: list[torch.Tensor] | None = None, steps: Steps | None = None) -> Generation:
         """Predict all token maps of an LR in K cached steps.
 
         Args:
@@ -205,7 +215,9 @@ class AlignVAR(nn.Module):
             top_k, top_p, temperature, generator: see ``sampling.choose``; the default is greedy.
             forced: token maps of the first ``len(forced)`` scales, taken instead of chosen ones (for tests and
                 diagnosis).
+            steps: what computes them; None is the network as it is.
         """
+        steps = steps or self
         branches, batch = 2 if guidance > 0 else 1, len(lr)
         # What the quality label decides, worked out once a label.
         condition = self.class_emb.weight[[GOOD, BAD][:branches]]
@@ -213,15 +225,14 @@ class AlignVAR(nn.Module):
                                for part in (*self.blocks, self.head_nm)]
         x, _ = self._start(self.con_embedding(lr).repeat(branches, 1, 1), condition.repeat_interleave(batch, dim=0),
                            None if structure is None else structure.repeat(branches, 1, 1))
-        attn, length = self.blocks[0].attn, self.rope.shape[1]
-        memory = [x.new_empty(2, branches * batch, attn.heads, length, attn.head_dim) for _ in self.blocks]
+        memory = steps.memory(x, branches * batch)
         f_hat, maps = pyramid.empty(batch), []
         for k, (span, side) in enumerate(zip(self.schedule.spans, self.schedule.sides, strict=True)):
             if k > 0:
                 embedded = self.word_embed(pyramid.next_input(k, f_hat).to(x.dtype))
                 embedded = self._gate(embedded, structure, span)[0] + self.lvl_embed.weight[k]
                 x = embedded.repeat(branches, 1, 1)
-            logits = self._predict(k, x, tables, head_table, memory)
+            logits = steps.predict(k, x, tables, head_table, memory)
             if branches == 2:
                 logits = guide(*logits.chunk(2), guidance, k, self.schedule.last)
             chosen = choose(logits, top_k, top_p, temperature, generator)
@@ -231,21 +242,30 @@ class AlignVAR(nn.Module):
             f_hat = f_hat + pyramid.step(k, pyramid.lookup(maps[-1]))
         return Generation(f_hat, maps)
 
-    def _predict(self, k: int, x: torch.Tensor, tables: list[torch.Tensor], head_table: torch.Tensor,
-                 memory: list[torch.Tensor]) -> torch.Tensor:
+    def memory(self, x: torch.Tensor, rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return room for keys and values of a whole sequence, (rows, heads, P + L, C / heads) each, for every block.
+
+        Of the dtype and on the device of ``x``; what stands in it is arbitrary.
+        """
+        attn, length = self.blocks[0].attn, self.rope.shape[1]
+        shape = rows, attn.heads, length, attn.head_dim
+        return [(x.new_empty(shape), x.new_empty(shape)) for _ in self.blocks]
+
+    def predict(self, k: int, x: torch.Tensor, tables: list[torch.Tensor], head_table: torch.Tensor,
+                memory: list[tuple[torch.Tensor, torch.Tensor]], run: Callable = Block.__call__) -> torch.Tensor:
         """Return the logits (B, s², V), fp32, of scale ``k`` from the tokens of its level.
 
         Args:
             k: the scale.
             x: (B, N, C), everything that is new at this level; the LR's tokens as well where ``k`` is 0.
             tables, head_table: ``modulation`` of the blocks and of the head's norm.
-            memory: keys and values of the levels before, (2, B, heads, P + L, C / heads) a block; this level's are
-                added.
+            memory: keys and values of the levels before, as ``memory`` gave it; this level's are added.
+            run: runs a block, which is its first argument.
         """
         length, end = self.schedule.lengths[k], self.prefix + self.schedule.spans[k].stop
         start = end - x.shape[1]
         for i, (block, table, (keys, values)) in enumerate(zip(self.blocks, tables, memory, strict=True)):
             # Nothing reads what the last block makes of the LR's tokens.
-            wanted = length if i == len(self.blocks) - 1 else None
-            x = block(x, table, self.rope[:, start:end], cache=KVCache(keys, values, start), wanted=wanted)
+            wanted = length if i == len(self.blocks) - 1 and length < x.shape[1] else None
+            x = run(block, x, table, self.rope[:, start:end], cache=KVCache(keys, values, start), wanted=wanted)
         return self.head(self.head_nm(x[:, -length:], head_table)).float()

@@ -46,7 +46,7 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
     upscaler = Upscaler.from_file(args.model, args.tokenizer, device=args.device, precision=args.precision,
                                   guidance=args.guidance, top_k=args.top_k, top_p=args.top_p,
                                   temperature=args.temperature, seed=args.seed, batch=args.batch, tile=args.tile,
-                                  colour=args.colour)  # fmt: skip
+                                  colour=args.colour, compile=args.compile, say=_say)  # fmt: skip
     jobs = find(args.inputs, args.output, recursive=args.recursive, failed=failed, kind=args.format,
                 suffix=args.suffix)  # fmt: skip
     if not jobs and not failed.count:
@@ -116,7 +116,11 @@ def _amount(size: int) -> str:
 
 
 def _say_less(less: str) -> None:
-    tqdm.write(f"memory ran out; going on with {less}", file=sys.stderr)
+    _say(f"memory ran out; going on with {less}")
+
+
+def _say(sentence: str) -> None:
+    tqdm.write(sentence, file=sys.stderr)
 
 
 def _parser() -> options.Parser:
@@ -142,7 +146,10 @@ def _parser() -> options.Parser:
     work = parser.add_argument_group("work")
     work.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
     work.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the computation (fp32)")
-    work.add_argument("--batch", type=_auto, metavar="auto|N", help="most tiles at once (auto: what fits into memory)")
+    work.add_argument("--batch", type=_auto, metavar="auto|N",
+                      help="most tiles at once (auto: what fits into memory; one with --compile)")
+    work.add_argument("--compile", action="store_true",
+                      help="compile the networks first, which takes minutes; for GPUs, on a CPU it hardly pays")
     work.add_argument("--tile", type=_auto, metavar="auto|N",
                       help="side in pixels of the pieces that results are decoded in (auto: what fits into memory)")
     return parser

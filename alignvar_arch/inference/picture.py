@@ -6,6 +6,7 @@ import torch
 from alignvar_arch.archs.alignvar_arch import AlignVAR
 from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 from alignvar_arch.inference.colour import fix_colour
+from alignvar_arch.inference.compiled import Compiled
 from alignvar_arch.inference.decode import decode_tiled
 from alignvar_arch.inference.tiles import Place, Tiling, blended
 
@@ -28,7 +29,8 @@ def structure(net: AlignVAR, lr: torch.Tensor, tile_seeds: list[int]) -> torch.T
 @torch.no_grad()
 def upscale_latent(net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor, *, tiling: Tiling, scale: int = 4,
                    guidance: float = 0.0, top_k: int = 1, top_p: float = 1.0, temperature: float = 1.0,
-                   seed: int = 0, progress: Callable[[int], object] | None = None) -> torch.Tensor:
+                   seed: int = 0, progress: Callable[[int], object] | None = None,
+                   compiled: Compiled | None = None) -> torch.Tensor:
     """Predict the latent of pictures of any size: tile by tile, blended after the last scale.
 
     Args:
@@ -39,6 +41,8 @@ def upscale_latent(net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor
         guidance, top_k, top_p, temperature: as for ``AlignVAR.generate``.
         seed: of the sampling, ≥ 0; each tile draws its own numbers, so that the batch does not matter.
         progress: called with the number of tiles after each batch.
+        compiled: runs the steps, if given. All batches are then of one size, the last one filled up with copies of its
+            last tile: another size would be compiled anew.
 
     Returns:
         The latent (B, C, H, W) of the padded picture, H = tiling.padded(h) · scale / factor.
@@ -46,13 +50,17 @@ def upscale_latent(net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor
     dtype = net.pos_start.dtype
 
     def run(places: list[Place], tiles: torch.Tensor) -> torch.Tensor:
+        count = len(places)
+        if compiled is not None:
+            fill = tiling.batch - count
+            places, tiles = places + places[-1:] * fill, torch.cat([tiles, *[tiles[-1:]] * fill])
         own = seeds(seed, places)
         draw = [torch.Generator(lr.device).manual_seed(number) for number in own]
         made = net.generate(tiles.to(dtype), tokenizer.quantize, structure(net, tiles, own), guidance=guidance,
-                            top_k=top_k, top_p=top_p, temperature=temperature, generator=draw)
+                            top_k=top_k, top_p=top_p, temperature=temperature, generator=draw, steps=compiled)
         if progress is not None:
-            progress(len(places))
-        return made.f_hat
+            progress(count)
+        return made.f_hat[:count]
 
     return blended(run, lr, tiling=tiling, scale=scale)
 
@@ -95,14 +103,15 @@ def reconstruction(tokenizer: AlignVARTokenizer, gt: torch.Tensor, lr: torch.Ten
 
 @torch.no_grad()
 def decode(tokenizer: AlignVARTokenizer, f_hat: torch.Tensor, lr: torch.Tensor, *, scale: int = 4,
-           tile: int | None = None, keep: int | None = None) -> torch.Tensor:
+           tile: int | None = None, keep: int | None = None, compiled: Compiled | None = None) -> torch.Tensor:
     """Return the picture (B, 3, h·scale, w·scale), float32, not clamped, of the latent of an LR (B, 3, h, w).
 
-    What the LR was padded by is cut off. ``tile`` and ``keep`` are ``picture``'s ``decode_tile`` and ``keep``.
+    What the LR was padded by is cut off. ``tile`` and ``keep`` are ``picture``'s ``decode_tile`` and ``keep``;
+    ``compiled`` decodes what is decoded whole, if given.
     """
     f_hat = f_hat.to(tokenizer.post_quant_conv.weight.dtype)
     if tile is None or tile >= max(f_hat.shape[-2:]):
-        decoded = tokenizer.decode(f_hat)
+        decoded = (compiled or tokenizer).decode(f_hat)
     else:
         decoded = decode_tiled(tokenizer, f_hat, tile, keep)
     height, width = lr.shape[-2] * scale, lr.shape[-1] * scale

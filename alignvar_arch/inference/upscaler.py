@@ -3,6 +3,7 @@
 Shapes: B batch, h×w the picture's size, s the scale; C channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
 """
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from alignvar_arch.checkpoints.recognise import Found, recognise
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference import memory
 from alignvar_arch.inference.colour import COLOURS, fix_colour
+from alignvar_arch.inference.compiled import Compiled
 from alignvar_arch.inference.pairing import MODEL, tokenizer_of, why_unguided
 from alignvar_arch.inference.picture import decode, upscale_latent
 from alignvar_arch.inference.tiles import Tiling
@@ -44,9 +46,13 @@ class Upscaler:
         top_p: the most likely codes whose probabilities reach it, in (0, 1].
         temperature: divides the logits, above 0.
         seed: of the random numbers; a picture comes out the same for the same seed, whatever came before.
-        batch: most tiles at once; None takes what fits into memory, at most 8 on a CPU and 64 on a GPU.
+        batch: most tiles at once; None takes what fits into memory, at most 8 on a CPU and 64 on a GPU; one tile if
+            compiled.
         tile: side in pixels of the pieces that the result is decoded in; None takes what fits into memory.
         colour: off, or how the result gets the picture's colours, wavelet or adain.
+        compile: compile steps and decoder at the first picture, which then takes minutes, with as many tiles at once as
+            ``batch`` says, always.
+        say: is told, in one sentence, where compiling failed and the work went on without.
 
     Raises:
         UserError: a number out of range, or two networks that do not go together.
@@ -55,7 +61,8 @@ class Upscaler:
     def __init__(self, net: AlignVAR, tokenizer: AlignVARTokenizer, *, scale: int = 4,
                  device: str | torch.device = "cpu", guidance: float = 0.0, top_k: int = 0, top_p: float = 0.8,
                  temperature: float = 0.8, seed: int = 0, batch: int | None = None,
-                 tile: int | None = None, colour: str = "off"):
+                 tile: int | None = None, colour: str = "off", compile: bool = False,
+                 say: Callable[[str], object] = warnings.warn):
         ranges = {"guidance": (guidance, 0, math.inf), "top_k": (top_k, 0, math.inf), "top_p": (top_p, 1e-6, 1),
                   "temperature": (temperature, 1e-6, math.inf), "seed": (seed, 0, 2**63 - 1),
                   "batch": (1 if batch is None else batch, 1, math.inf),
@@ -79,7 +86,9 @@ class Upscaler:
         self.guidance, self.top_k, self.top_p, self.temperature = guidance, top_k, top_p, temperature
         self.seed, self.batch, self.colour = seed, batch, colour
         self.tile = None if tile is None else -(-tile // tokenizer.factor)
-        self.most = batch or (64 if self.device.type == "cuda" else 8)  # tiles at once; more on a CPU is not faster
+        self.compiled = Compiled(self.net, self.tokenizer, say) if compile else None
+        # Tiles at once; more on a CPU is not faster. Compiled code always does as many, also for one small picture.
+        self.most = batch or (1 if compile else 64 if self.device.type == "cuda" else 8)
 
     @classmethod
     def from_file(cls, path: str | None = None, tokenizer: str | None = None, *, device: str = "auto",
@@ -183,7 +192,7 @@ class Upscaler:
         return memory.tile_bytes(self.net, guided=self.guidance > 0, sampled=self.top_k != 1)
 
     def _batches(self, tiles: int) -> list[int]:
-        most, each = min(tiles, self.most), self._tile_bytes
+        most, each = self.most if self.compiled else min(tiles, self.most), self._tile_bytes
         return memory.batches(most, most * each if self.batch else memory.free(self.device) * 3 // 4, each)
 
     def _latent(self, height: int, width: int) -> tuple[int, ...]:
@@ -203,12 +212,14 @@ class Upscaler:
             count(-done)
             made = upscale_latent(self.net, self.tokenizer, lr, tiling=replace(self.tiling, batch=batch),
                                   scale=self.scale, guidance=self.guidance, top_k=self.top_k, top_p=self.top_p,
-                                  temperature=self.temperature, seed=self.seed, progress=count)
+                                  temperature=self.temperature, seed=self.seed, progress=count,
+                                  compiled=self.compiled)
             self.most = batch if batch < tried[0] else self.most  # so that the next picture need not find out again
             return made
 
         def finish(piece: memory.Piece) -> torch.Tensor:
-            made = decode(self.tokenizer, f_hat, lr, scale=self.scale, tile=piece.side, keep=piece.keep)
+            made = decode(self.tokenizer, f_hat, lr, scale=self.scale, tile=piece.side, keep=piece.keep,
+                          compiled=self.compiled)
             return fix_colour(made, lr, self.colour).clamp_(0, 1)
 
         tried = self._batches(len(lr) * self.tiles(*lr.shape[-2:]))

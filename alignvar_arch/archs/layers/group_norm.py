@@ -25,7 +25,7 @@ def add(x: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
 
 def norm_silu(norm: nn.GroupNorm, x: torch.Tensor, own: bool = False) -> torch.Tensor:
     """SiLU of ``norm(x)``, (B, C, H, W); ``own`` says that nothing else reads x."""
-    if torch.is_grad_enabled() or not _on_cpu_by_channels(x):
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _on_cpu_by_channels(x):
         return silu(norm(x))
     gain, shift = _affine(norm, x)
     return silu(torch.addcmul(shift, x, gain, out=x if own else None))

@@ -92,9 +92,14 @@ class Block(nn.Module):
                 wanted: int | None = None) -> torch.Tensor:
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation
         h = self.attn(torch.addcmul(shift1, layer_norm(x), scale1), rope, ends, cache, wanted)
-        x = torch.addcmul(x if wanted is None else x[:, -wanted:], gamma1, self.drop_path(h))
+        x = torch.addcmul(x if wanted is None else x[:, -wanted:], gamma1, self._dropped(h))
         h = self.ffn(torch.addcmul(shift2, layer_norm(x), scale2))
-        return torch.addcmul(x, gamma2, self.drop_path(h))
+        return torch.addcmul(x, gamma2, self._dropped(h))
+
+    def _dropped(self, h: torch.Tensor) -> torch.Tensor:
+        # Not even its rate is looked at outside training: it differs from block to block, and compiled code, which is
+        # the same for all blocks, would be compiled anew for each.
+        return self.drop_path(h) if self.training else h
 
 
 class HeadNorm(nn.Module):
