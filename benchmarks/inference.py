@@ -3,8 +3,8 @@
     python benchmarks/inference.py [--quick] [--json FILE] [--depths 8 16]
 
 Networks of the paper's geometry with random weights, depth 8 and 16 in fp32 on a CPU; on a GPU, in bf16, depth 24 as
-well, then batch 8 and what a 512×512 and a 4096×4096 result take in memory. ``--quick`` is depth 8, each once after a
-warm-up: some minutes on two cores. Peaks of memory hold the weights, and on a CPU the whole process.
+well, then batch 8 and what a 512×512 and a 4096×4096 result take in memory. ``--quick`` is depth 8 alone, two minutes
+on two quiet cores. Peaks of memory hold the weights, and on a CPU the whole process.
 
 A lap runs the plain loop, ours, both decoders, and matrix products before, amid and after; the best of torch's products
 is the lap's peak. On a CPU it may not be all that the device can do: the share of the best product by any library is
@@ -197,13 +197,14 @@ def told(title: str, found: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depths", type=int, nargs="+", help="of the transformer; default 8 16, on a GPU 24 as well")
-    parser.add_argument("--quick", action="store_true", help="depth 8, each once after a warm-up")
+    parser.add_argument("--quick", action="store_true", help="depth 8 alone")
     parser.add_argument("--json", type=Path, help="write everything there")
     args = parser.parse_args()
     cuda = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
     depths = sorted(args.depths or ([8] if args.quick else [8, 16, 24] if cuda else [8, 16]))
-    rounds = 1 if args.quick else 10 if cuda else 3
+    # After a warm-up. Once would do on a quiet machine; the median of three forgives a neighbour's burst.
+    rounds = 10 if cuda and not args.quick else 3
     said = {"machine": common.machine(), "dtype": str(dtype).removeprefix("torch."), "rounds": rounds,
             "date": datetime.date.today().isoformat(), "command": " ".join(["python", *sys.argv])}
     print(said["machine"], said["dtype"], flush=True)
