@@ -109,6 +109,15 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def compiler() -> None:
+    """A C++ compiler that torch.compile can use."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2))
+    except Exception as error:
+        pytest.skip(f"torch.compile works on no machine without a C++ compiler ({type(error).__name__})")
+
+
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     """A real headless Chromium, driven by selenium; one for all tests, since starting it takes seconds."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")

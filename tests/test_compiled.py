@@ -36,7 +36,7 @@ def check(net, tokenizer, seeds, atol: float = 1e-5) -> None:
     assert not failures
 
 
-def test_compiled_code_equals_the_networks():
+def test_compiled_code_equals_the_networks(compiler):
     """The real thing, but of few graphs: each takes seconds."""
     torch.compiler.reset()
     check(*networks(depth=1), seeds=[0])

@@ -133,6 +133,7 @@ class Recorded:
             step(x, tables, head_table, self.memory)  # compiles, and makes the libraries' workspaces
         now.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        # Left to itself it records on a stream of the current device, which another device's work never enters.
+        with torch.cuda.graph(graph, pool=self.pool, stream=aside):
             logits = step(x, tables, head_table, self.memory)
         return graph, x, logits

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 FEWEST = 20480  # numbers; of fewer, and on a single thread, torch convolves without oneDNN
+ROWS = 64  # of fewer tokens the convolution makes no less, at some widths more
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Return ``F.linear(x, weight, bias)``, equal up to rounding; x (B, N, C)."""
-    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > FEWEST and torch.get_num_threads() > 1
-    if not on_cpu or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.float32 \
+            or x.numel() <= max(FEWEST, ROWS * x.shape[-1]) or torch.get_num_threads() == 1:
         return F.linear(x, weight, bias)
     # One row of pixels, (1, C, 1, B·N), channels-last as it lies; of a column oneDNN makes a third less.
     row = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
