@@ -69,6 +69,18 @@ def test_accumulation_equals_the_larger_batch(parts):
     close(gradients(whole), gradients(taken))
 
 
+def test_a_tokenizers_accumulation_counts_each_code_as_the_larger_batch_does():
+    start = {"quantise_from": 1, "revive_freq": 2, "grad_clip": None}  # placed in step 2, and moved in step 4
+    whole, taken = model_of("tokenizer", **start), model_of("tokenizer", accumulate=2, **start)
+    for one, other in zip(steps(whole, 4), steps(taken, 4), strict=True):
+        del one["vq_error"], other["vq_error"]  # a ratio, of each part by itself
+        assert one == pytest.approx(other, rel=1e-4)
+    for label in ("net_g", "net_g_ema"):
+        hits = [getattr(model, label).quantize.ema_vocab_hit_SV for model in (whole, taken)]
+        assert hits[0].any() and torch.equal(*hits)
+    assert torch.equal(whole.hits, taken.hits)
+
+
 def _transformer(network: dict, **changes):
     opt = options("alignvar")
     for key, value in network.items():

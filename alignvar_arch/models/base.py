@@ -140,6 +140,10 @@ class TokenModel(SRModel):
         """
         raise NotImplementedError(f"{type(self).__name__} must compute its losses")
 
+    def batch_figures(self) -> dict[str, torch.Tensor]:
+        """Return figures, 0-dim, of the whole batch that are no means of its parts'; called once a step."""
+        return {}
+
     def optimize_parameters(self, current_iter):
         """Take one step down the losses, with the options' precision, accumulation, clipping and averaging."""
         self.iteration = current_iter
@@ -151,7 +155,7 @@ class TokenModel(SRModel):
             for name, value in figures.items():
                 total[name] = total.get(name, 0) + value.detach() / self.stepper.parts
         self.stepper.step()
-        self.log_dict = OrderedDict(total, grad_norm=self.stepper.norm)
+        self.log_dict = OrderedDict(total, **self.batch_figures(), grad_norm=self.stepper.norm)
         if self.ema_decay > 0:
             # The first steps from scratch count less in the average, so that the start is soon forgotten.
             warm = current_iter / (current_iter + 9) if self.from_scratch else 1.0
