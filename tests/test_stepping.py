@@ -107,6 +107,19 @@ def test_half_precision_is_close_to_single(kind, precision):
                 assert other[name] == pytest.approx(one[name], rel=0.02)
 
 
+def test_half_precision_learns_the_very_tokens_of_single():
+    """The latent, of which they are chosen, and with it what a cache holds and what validation predicts."""
+    latents = []
+    for precision in ("fp32", "bf16"):
+        model = model_of(precision=precision)
+        encode = model.tokenizer.encode
+        model.tokenizer.encode = lambda target, encode=encode: latents.append(encode(target)) or latents[-1]
+        steps(model)
+    one, other = latents
+    assert torch.equal(one.latent, other.latent)
+    assert all(torch.equal(*maps) for maps in zip(one.maps, other.maps, strict=True))
+
+
 def test_a_scale_that_overflows_is_lowered_and_no_step_is_counted_against_the_run():
     model = model_of(precision="fp16")
     model.stepper.scaler._init_scale = 2.0 ** 40
