@@ -3,6 +3,7 @@ import copy
 import functools
 import os
 import random
+import types
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,9 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def model_of(kind: str = "alignvar", **changes):
+def model_of(kind: str = "alignvar", num_gpu: int = 0, **changes):
     """A model as options build it, with `changes` of `train`, in the same state whatever they are."""
-    opt = options(kind)
+    opt = {**options(kind), "num_gpu": num_gpu}
     opt["train"].update({"warmup_iter": -1, **changes})
     parsed, _ = parse_options(str(Path.cwd()), True, ["-opt", write(opt)])
     return build_model(parsed)
@@ -158,11 +159,37 @@ def test_checkpointing_equals_none():
     close(plain.net_g.parameters(), again.net_g.parameters())
 
 
+def test_an_average_in_main_memory_waits_for_its_copies_and_is_moved_for_validation(monkeypatch):
+    """A GPU that is none: the network is on the CPU, and only what is asked of the device is looked at."""
+    model, events = model_of(ema_offload=True), []
+    lerp, move = torch._foreach_lerp_, model.net_g_ema.to
+    stream = types.SimpleNamespace(synchronize=lambda: events.append("waited"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch, "_foreach_lerp_", lambda *given: events.append("averaged") or lerp(*given))
+    monkeypatch.setattr(model.net_g_ema, "to", lambda device: events.append(str(device)) or move("cpu"))
+    model.device = torch.device("cuda")
+    model.model_ema(0.5)
+    with model.whole():
+        events.append("validated")
+    assert events == ["waited", "averaged", "cuda", "validated", "cpu"]
+
+
+def test_main_memory_for_an_average_that_there_is_not_changes_nothing():
+    model = model_of(ema_decay=0, ema_offload=True)
+    with model.whole():
+        model.feed_data(batch())
+        model.test()
+    assert not hasattr(model, "net_g_ema") and model.output.isfinite().all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="on a CPU both are in main memory")
 def test_an_average_in_main_memory_equals_one_beside_the_network():
-    one, two = model_of(), model_of(ema_offload=True)
+    one, two = (model_of(num_gpu=1, **changes) for changes in ({}, {"ema_offload": True}))
+    assert next(one.net_g_ema.parameters()).is_cuda and not next(two.net_g_ema.parameters()).is_cuda
     steps(one, 3), steps(two, 3)
-    close(one.net_g_ema.state_dict().values(), two.net_g_ema.state_dict().values(), 0)
-    assert not all(torch.equal(a, b) for a, b in zip(one.net_g.parameters(), one.net_g_ema.parameters(), strict=True))
+    close(one.net_g_ema.cpu().state_dict().values(), two.net_g_ema.state_dict().values(), 1e-5)
+    trained = one.net_g.cpu().parameters()
+    assert not all(torch.equal(a, b) for a, b in zip(trained, one.net_g_ema.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -230,7 +230,8 @@ class TokenModel(SRModel):
 
         After that the processes need not keep step, as they would have to with every pass of a sharded network.
         """
-        offloaded = not self.is_sharded and (self.opt.get("train") or {}).get("ema_offload", False)
+        offloaded = not self.is_sharded and hasattr(self, "net_g_ema") and \
+            (self.opt.get("train") or {}).get("ema_offload", False)
         if self.is_sharded:
             self.whole_net = self.make_whole(self._kept_net(), self.device)
         elif offloaded:
