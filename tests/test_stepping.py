@@ -221,10 +221,11 @@ class _Waits(TorchDispatchMode):
         return function(*arguments, **(named or {}))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("kind", ["alignvar", "tokenizer"])
-def test_a_step_waits_for_nothing(kind):
+def test_a_step_waits_for_nothing(kind, precision):
     changes = {"revive_freq": 0} if kind == "tokenizer" else {}
-    model = model_of(kind, accumulate=2, **changes)
+    model = model_of(kind, accumulate=2, precision=precision, **changes)
     steps(model, 3)  # the tokenizer's codebook is placed
     model.feed_data(batch())
     with _Waits() as waits:
