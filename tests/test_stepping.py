@@ -13,6 +13,7 @@ import torch
 from basicsr.models import build_model
 from conftest import write
 from runs import differences, end, folder, options, outcome, said, start, train
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alignvar_arch.compat.rates import LinearWarmupCosineLR
@@ -261,7 +262,11 @@ def test_compiled_equals_eager():
     eager, compiled = _transformer(small), _transformer(small, compile=True)
     for model in (eager, compiled):
         model.get_bare_model(model.net_g).eval()  # stochastic depth is drawn by the compiled code itself
-    one, other = steps(eager)[0], steps(compiled)[0]
+    counters.clear()
+    one = steps(eager)[0]
+    assert not counters["stats"]["unique_graphs"]
+    other = steps(compiled)[0]
+    assert counters["stats"]["unique_graphs"] and counters["inductor"]
     assert one == pytest.approx(other, rel=1e-4)
     close(gradients(eager), gradients(compiled), 1e-5)
 
