@@ -332,6 +332,12 @@ def _check_step(opt: dict) -> None:
     if batch % parts:
         raise UserError(f"train.accumulate: is {parts}, which does not divide datasets.train.batch_size_per_gpu, "
                         f"{batch}; each step takes its batch in so many equal parts.")
+    # DataParallel's threads know that autocast is on, not its dtype, and its copies run the original's compiled code.
+    if not opt["dist"] and opt["num_gpu"] > 1:
+        for key, given in (("precision", train.get("precision", "fp32") != "fp32"), ("compile", train.get("compile"))):
+            if given:
+                raise UserError(f"train.{key}: several GPUs in one process work in fp32 and without compile only; "
+                                "start a process a GPU with torchrun and --launcher pytorch, or set num_gpu to 1.")
     if train.get("parallel", "ddp") not in PARALLEL:
         raise UserError(f"train.parallel: is {train['parallel']!r}, but must be one of {', '.join(PARALLEL)}.")
     if train.get("parallel") == "fsdp":
@@ -343,14 +349,13 @@ def _check_step(opt: dict) -> None:
     for key in ("ema_offload", "compile", "checkpointing"):
         if not isinstance(train.get(key, False), bool):
             raise UserError(f"train.{key}: is {train[key]!r}, but must be true or false.")
-    scheduler = train.get("scheduler")
-    if scheduler and scheduler.get("type") == "LinearWarmupCosineLR" and train.get("warmup_iter", -1) > 0:
-        raise UserError("train.warmup_iter: LinearWarmupCosineLR has a warm-up of its own; set train.scheduler.warmup "
-                        "instead.")
 
 
 def check_range(opt: dict, path: str, low: float, high: float = math.inf, whole: bool = False) -> None:
-    """Raise UserError where an option, if given, is not a number from ``low`` to ``high``."""
+    """Raise UserError where an option, if given, is not a number from ``low`` to ``high``.
+
+    A ``whole`` one may be written 2.0 or 1e3 and is an int from here on, which tensors' sizes must be.
+    """
     block, key = path.split(".")
     if key not in (opt.get(block) or {}):
         return
@@ -360,6 +365,8 @@ def check_range(opt: dict, path: str, low: float, high: float = math.inf, whole:
         kind = "whole number" if whole else "number"
         upper = "up" if high == math.inf else f"to {high}"
         raise UserError(f"{path}: is {value!r}, but must be a {kind} from {low} {upper}.")
+    if whole:
+        opt[block][key] = int(value)
 
 
 def check_same_network(opt: dict, key: str) -> dict[str, str]:

@@ -48,6 +48,9 @@ class AlignVARTokenizerModel(TokenModel):
         for key in ("pixel_opt", "vq_opt"):
             if not opt["train"].get(key):
                 raise UserError(f"train.{key}: missing; a tokenizer learns from a pixel loss and a VQLoss.")
+        if opt["train"].get("checkpointing"):
+            raise UserError("train.checkpointing: a tokenizer has no blocks to compute again; where memory is short, "
+                            "take its batch apart with train.accumulate.")
         if opt["train"].get("perceptual_opt"):
             raise UserError("train.perceptual_opt: a tokenizer has lpips_opt instead.")
         check_range(opt, "train.quantise_from", 0, opt["train"]["total_iter"] - 1, whole=True)

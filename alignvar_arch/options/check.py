@@ -182,6 +182,9 @@ def _check_optimization(train: dict) -> None:
     own = {"total": int(train["total_iter"])} if scheduler["type"] == "LinearWarmupCosineLR" else {}
     construct(_SCHEDULERS, {**scheduler, **own}, "train.scheduler",
               torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]))
+    if own and train.get("warmup_iter", -1) > 0:
+        raise UserError("train.warmup_iter: LinearWarmupCosineLR has a warm-up of its own; set train.scheduler.warmup "
+                        "instead.")
     if scheduler["type"] == "CosineAnnealingRestartLR" and sum(scheduler["periods"]) < train["total_iter"]:
         end = sum(scheduler["periods"])
         raise UserError(f"train.scheduler.periods: they end at iteration {end}, before total_iter "
