@@ -277,6 +277,19 @@ def test_shares_go_with_their_state(tmp_path):
     assert listing(tmp_path / "states") == ["4.state", "9.shards.aside", "9.state.aside"]
 
 
+@pytest.mark.parametrize(("settings", "device"), [({}, "cpu"), ({"capturable": True}, "meta")])
+def test_the_count_of_steps_goes_where_the_optimiser_wants_it(tmp_path, monkeypatch, settings, device):
+    """A parameter that is not on the CPU, for which meta stands; the values are left out, it has none."""
+    content = {"weight|step": torch.tensor(3.0), "weight|exp_avg": torch.ones(2, 2)}
+    torch.distributed.checkpoint.save(content, storage_writer=shards.FileSystemWriter(tmp_path), no_dist=True)
+    monkeypatch.setattr(shards.dcp, "load", lambda content, storage_reader: None)
+    net = nn.Linear(2, 2, bias=False, device="meta")
+    optimizer = torch.optim.AdamW(net.parameters(), **settings)
+    shards.read(tmp_path, net, optimizer)
+    state = optimizer.state[net.weight]
+    assert state["step"].device.type == device and state["exp_avg"].device.type == "meta"
+
+
 @pytest.mark.parametrize("damage", ["truncated", "missing", "metadata", "other metadata"])
 def test_a_state_whose_shares_are_not_whole_is_passed_over(copied, alone, capsys, damage):
     folder = Path("experiments/fsdp/training_states/4.shards")
