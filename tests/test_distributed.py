@@ -1,8 +1,12 @@
 """Several processes on CPUs: they equal one, FSDP equals DDP, they resume exactly, and say what is wrong."""
 import copy
+import errno
+import fcntl
 import json
+import os
 import re
 import shutil
+import tempfile
 import types
 from pathlib import Path
 
@@ -382,6 +386,42 @@ def test_more_processes_than_devices_are_refused(monkeypatch):
     distributed.check({"backend": "nccl"}, place, num_gpu=2)
 
 
+def test_the_only_device_that_slurm_shows_a_process_is_its_own(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    for count, device in ((1, 0), (4, 3)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        place = distributed.Place(3, 4, 3, None, ("localhost", 1))
+        distributed.check(None, place, num_gpu=count)
+        assert place.device == device
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="2 CUDA devices, and 4 processes"):
+        distributed.check(None, place, num_gpu=2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="1 CUDA devices, and 4 processes"):  # torchrun shows all the same
+        distributed.check(None, distributed.Place(3, 4, 3, 4, ("localhost", 1)), num_gpu=1)
+
+
+def test_processes_of_a_machine_go_one_after_another_also_where_the_file_cannot_be_locked(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
+    Path(tempfile.tempdir).mkdir()
+    file, real, locked = tmp_path / "opt.yml", fcntl.flock, []
+
+    def as_over_nfs(lock, how):
+        if fcntl.fcntl(lock, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        locked.append(lock.name)
+        real(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", as_over_nfs)
+    file.touch()
+    with distributed.in_turn(str(file), several=True):
+        with open(locked[0], "a", encoding="utf-8") as other, pytest.raises(BlockingIOError):
+            real(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with distributed.in_turn(str(file), several=True):  # given back
+        pass
+    assert locked[0] == locked[1] and Path(locked[0]).parent == Path(tempfile.tempdir)
+
+
 def test_slurm_says_where_a_process_is(monkeypatch, tmp_path):
     for name, value in (("SLURM_PROCID", "5"), ("SLURM_NTASKS", "8"), ("SLURM_LOCALID", "1"),
                         ("SLURM_NODELIST", "node[03-04]")):
@@ -394,10 +434,11 @@ def test_slurm_says_where_a_process_is(monkeypatch, tmp_path):
     scontrol = tmp_path / "scontrol"
     scontrol.write_text('#!/bin/sh\n[ "$1 $2 $3" = "show hostnames node[03-04]" ] && echo node03 && echo node04\n')
     scontrol.chmod(0o755)
-    assert distributed.find("slurm", None) == distributed.Place(5, 8, 1, 2, ("node03", 29500))
+    assert distributed.find("slurm", None) == distributed.Place(5, 8, 1, None, ("node03", 29500))
+    assert distributed.find("slurm", {"port": 456}).master == ("node03", 456)
     monkeypatch.setenv("MASTER_PORT", "123")
     assert distributed.find("slurm", {"port": None}).master == ("node03", 123)
-    assert distributed.find("slurm", {"port": 456}).master == ("node03", 456)
+    assert distributed.find("slurm", {"port": 456}).master == ("node03", 123)  # the job's own, not the file's
     monkeypatch.setenv("SLURM_NODELIST", "alone")
     assert distributed.find("slurm", None).master == ("alone", 123)
     monkeypatch.delenv("SLURM_NTASKS")
