@@ -1,8 +1,12 @@
 """Several processes on CPUs: they equal one, FSDP equals DDP, they resume exactly, and say what is wrong."""
 import copy
+import errno
+import fcntl
 import json
+import os
 import re
 import shutil
+import tempfile
 import types
 from pathlib import Path
 
@@ -277,6 +281,19 @@ def test_shares_go_with_their_state(tmp_path):
     assert listing(tmp_path / "states") == ["4.state", "9.shards.aside", "9.state.aside"]
 
 
+@pytest.mark.parametrize(("settings", "device"), [({}, "cpu"), ({"capturable": True}, "meta")])
+def test_the_count_of_steps_goes_where_the_optimiser_wants_it(tmp_path, monkeypatch, settings, device):
+    """A parameter that is not on the CPU, for which meta stands; the values are left out, it has none."""
+    content = {"weight|step": torch.tensor(3.0), "weight|exp_avg": torch.ones(2, 2)}
+    torch.distributed.checkpoint.save(content, storage_writer=shards.FileSystemWriter(tmp_path), no_dist=True)
+    monkeypatch.setattr(shards.dcp, "load", lambda content, storage_reader: None)
+    net = nn.Linear(2, 2, bias=False, device="meta")
+    optimizer = torch.optim.AdamW(net.parameters(), **settings)
+    shards.read(tmp_path, net, optimizer)
+    state = optimizer.state[net.weight]
+    assert state["step"].device.type == device and state["exp_avg"].device.type == "meta"
+
+
 @pytest.mark.parametrize("damage", ["truncated", "missing", "metadata", "other metadata"])
 def test_a_state_whose_shares_are_not_whole_is_passed_over(copied, alone, capsys, damage):
     folder = Path("experiments/fsdp/training_states/4.shards")
@@ -369,6 +386,42 @@ def test_more_processes_than_devices_are_refused(monkeypatch):
     distributed.check({"backend": "nccl"}, place, num_gpu=2)
 
 
+def test_the_only_device_that_slurm_shows_a_process_is_its_own(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    for count, device in ((1, 0), (4, 3)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        place = distributed.Place(3, 4, 3, None, ("localhost", 1))
+        distributed.check(None, place, num_gpu=count)
+        assert place.device == device
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="2 CUDA devices, and 4 processes"):
+        distributed.check(None, place, num_gpu=2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="1 CUDA devices, and 4 processes"):  # torchrun shows all the same
+        distributed.check(None, distributed.Place(3, 4, 3, 4, ("localhost", 1)), num_gpu=1)
+
+
+def test_processes_of_a_machine_go_one_after_another_also_where_the_file_cannot_be_locked(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
+    Path(tempfile.tempdir).mkdir()
+    file, real, locked = tmp_path / "opt.yml", fcntl.flock, []
+
+    def as_over_nfs(lock, how):
+        if fcntl.fcntl(lock, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        locked.append(lock.name)
+        real(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", as_over_nfs)
+    file.touch()
+    with distributed.in_turn(str(file), several=True):
+        with open(locked[0], "a", encoding="utf-8") as other, pytest.raises(BlockingIOError):
+            real(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with distributed.in_turn(str(file), several=True):  # given back
+        pass
+    assert locked[0] == locked[1] and Path(locked[0]).parent == Path(tempfile.tempdir)
+
+
 def test_slurm_says_where_a_process_is(monkeypatch, tmp_path):
     for name, value in (("SLURM_PROCID", "5"), ("SLURM_NTASKS", "8"), ("SLURM_LOCALID", "1"),
                         ("SLURM_NODELIST", "node[03-04]")):
@@ -381,10 +434,11 @@ def test_slurm_says_where_a_process_is(monkeypatch, tmp_path):
     scontrol = tmp_path / "scontrol"
     scontrol.write_text('#!/bin/sh\n[ "$1 $2 $3" = "show hostnames node[03-04]" ] && echo node03 && echo node04\n')
     scontrol.chmod(0o755)
-    assert distributed.find("slurm", None) == distributed.Place(5, 8, 1, 2, ("node03", 29500))
+    assert distributed.find("slurm", None) == distributed.Place(5, 8, 1, None, ("node03", 29500))
+    assert distributed.find("slurm", {"port": 456}).master == ("node03", 456)
     monkeypatch.setenv("MASTER_PORT", "123")
     assert distributed.find("slurm", {"port": None}).master == ("node03", 123)
-    assert distributed.find("slurm", {"port": 456}).master == ("node03", 456)
+    assert distributed.find("slurm", {"port": 456}).master == ("node03", 123)  # the job's own, not the file's
     monkeypatch.setenv("SLURM_NODELIST", "alone")
     assert distributed.find("slurm", None).master == ("alone", 123)
     monkeypatch.delenv("SLURM_NTASKS")

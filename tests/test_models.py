@@ -255,6 +255,31 @@ def test_what_does_not_fit_is_refused_in_one_sentence(transformer_options, capsy
     assert listing(Path.cwd()) == before
 
 
+def test_whole_numbers_may_have_a_dot(transformer_options):
+    """Also where they become sizes: the run trains in two parts and validates."""
+    transformer_options["train"].update(accumulate=2.0, total_iter=2)
+    transformer_options["val"].update(tile_overlap=1.0, tile_batch=2.0, decode_tile=3.0, top_k=1.0, sample_seed=0.0)
+    assert main(["train", "-opt", write(transformer_options)]) == 0
+
+
+@pytest.mark.parametrize(("key", "value"), [("precision", "bf16"), ("precision", "fp16"), ("compile", True)])
+def test_what_several_gpus_in_one_process_cannot_do_is_refused(transformer_options, monkeypatch, capsys, key, value):
+    transformer_options["num_gpu"] = "auto"
+    transformer_options["train"][key] = value
+    path = write(transformer_options)
+    before = listing(Path.cwd())
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert main(["train", "-opt", path]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1 and f"train.{key}" in error and "torchrun" in error
+    assert listing(Path.cwd()) == before
+    del transformer_options["train"][key]
+    for count, allowed in ((1, {key: value}), (2, {})):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        opt = {**transformer_options, "train": {**transformer_options["train"], **allowed}}
+        assert parse_options(str(Path.cwd()), True, ["-opt", write(opt)])[0]["num_gpu"] == count
+
+
 def test_guidance_is_refused_for_a_model_that_never_saw_bad_quality(transformer_options, capsys):
     opt = transformer_options
     opt["val"]["guidance"] = 2.0
@@ -282,6 +307,7 @@ def test_a_checkpoint_converts_to_safetensors_with_its_metadata(options, capsys)
     ("train.vq_opt", None, ["train.vq_opt"]),
     ("train.vq_opt.beta", -1, ["beta", "-1"]),
     ("train.perceptual_opt", {"type": "L1Loss"}, ["train.perceptual_opt"]),
+    ("train.checkpointing", True, ["train.checkpointing", "train.accumulate"]),
 ])
 def test_a_tokenizer_that_cannot_train_is_refused(options, capsys, key, value, words):
     _put(options, key, value)

@@ -159,6 +159,14 @@ def test_known_traps_are_said_before_training(tiny):
         validated(tiny)
 
 
+def test_two_warm_ups_are_refused_for_every_model(tiny):
+    tiny["train"].update(warmup_iter=2, scheduler={"type": "LinearWarmupCosineLR", "warmup": 2})
+    with pytest.raises(UserError, match="train.warmup_iter: LinearWarmupCosineLR has a warm-up of its own"):
+        validated(tiny)
+    tiny["train"]["warmup_iter"] = -1
+    validated(tiny)
+
+
 def optional_sets(tiny_test: dict, **roots) -> dict:
     """Test sets a, b, … with the given roots, all optional, in place of the one."""
     tiny_test["datasets"] = {

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from alignvar_arch.archs.scales import ScaleSchedule
-from alignvar_arch.archs.tokenizer.codebook import count_hits, revive
+from alignvar_arch.archs.tokenizer.codebook import count_hits, fold_hits, revive
 from alignvar_arch.archs.tokenizer.pyramid import ResidualPyramid
 
 
@@ -66,7 +66,7 @@ def test_dead_codes_move_onto_residuals_and_live_ones_stay():
     with torch.no_grad():
         pyramid.embedding.weight[5:] = 100.0  # never nearest
     before = pyramid.embedding.weight.clone()
-    hits = count_hits(pyramid, pyramid.tokenize(latent)[0], momentum=0.0)
+    hits = fold_hits(pyramid, count_hits(pyramid, pyramid.tokenize(latent)[0]), momentum=0.0)
     assert hits.sum() == 4 * pyramid.schedule.tokens and hits[:, 5:].sum() == 0
     alive = hits.sum(0) > 0
     moved = revive(pyramid, latent)

@@ -3,6 +3,7 @@ import copy
 import functools
 import os
 import random
+import types
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from basicsr.models import build_model
 from conftest import write
 from runs import differences, end, folder, options, outcome, said, start, train
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alignvar_arch.compat.rates import LinearWarmupCosineLR
@@ -24,9 +26,9 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def model_of(kind: str = "alignvar", **changes):
+def model_of(kind: str = "alignvar", num_gpu: int = 0, **changes):
     """A model as options build it, with `changes` of `train`, in the same state whatever they are."""
-    opt = options(kind)
+    opt = {**options(kind), "num_gpu": num_gpu}
     opt["train"].update({"warmup_iter": -1, **changes})
     parsed, _ = parse_options(str(Path.cwd()), True, ["-opt", write(opt)])
     return build_model(parsed)
@@ -59,7 +61,7 @@ def close(one, other, tolerance: float = 1e-6) -> None:
         torch.testing.assert_close(first, second, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("parts", [2, 4.0])  # a whole number may be written so
 def test_accumulation_equals_the_larger_batch(parts):
     """Also what is drawn for an image: its noise and whether it is degraded follow from its place alone."""
     no_depth = {"network_g.drop_path": 0.0}
@@ -67,6 +69,18 @@ def test_accumulation_equals_the_larger_batch(parts):
     one, other = steps(whole)[0], steps(taken)[0]
     assert one == pytest.approx(other, rel=1e-5)
     close(gradients(whole), gradients(taken))
+
+
+def test_a_tokenizers_accumulation_counts_each_code_as_the_larger_batch_does():
+    start = {"quantise_from": 1, "revive_freq": 2, "grad_clip": None}  # placed in step 2, and moved in step 4
+    whole, taken = model_of("tokenizer", **start), model_of("tokenizer", accumulate=2, **start)
+    for one, other in zip(steps(whole, 4), steps(taken, 4), strict=True):
+        del one["vq_error"], other["vq_error"]  # a ratio, of each part by itself
+        assert one == pytest.approx(other, rel=1e-4)
+    for label in ("net_g", "net_g_ema"):
+        hits = [getattr(model, label).quantize.ema_vocab_hit_SV for model in (whole, taken)]
+        assert hits[0].any() and torch.equal(*hits)
+    assert torch.equal(whole.hits, taken.hits)
 
 
 def _transformer(network: dict, **changes):
@@ -93,6 +107,19 @@ def test_half_precision_is_close_to_single(kind, precision):
         for name in one:
             if name.startswith("l_") and name != "l_vq":  # a choice of codes may turn out otherwise
                 assert other[name] == pytest.approx(one[name], rel=0.02)
+
+
+def test_half_precision_learns_the_very_tokens_of_single():
+    """The latent, of which they are chosen, and with it what a cache holds and what validation predicts."""
+    latents = []
+    for precision in ("fp32", "bf16"):
+        model = model_of(precision=precision)
+        encode = model.tokenizer.encode
+        model.tokenizer.encode = lambda target, encode=encode: latents.append(encode(target)) or latents[-1]
+        steps(model)
+    one, other = latents
+    assert torch.equal(one.latent, other.latent)
+    assert all(torch.equal(*maps) for maps in zip(one.maps, other.maps, strict=True))
 
 
 def test_a_scale_that_overflows_is_lowered_and_no_step_is_counted_against_the_run():
@@ -133,11 +160,37 @@ def test_checkpointing_equals_none():
     close(plain.net_g.parameters(), again.net_g.parameters())
 
 
+def test_an_average_in_main_memory_waits_for_its_copies_and_is_moved_for_validation(monkeypatch):
+    """A GPU that is none: the network is on the CPU, and only what is asked of the device is looked at."""
+    model, events = model_of(ema_offload=True), []
+    lerp, move = torch._foreach_lerp_, model.net_g_ema.to
+    stream = types.SimpleNamespace(synchronize=lambda: events.append("waited"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch, "_foreach_lerp_", lambda *given: events.append("averaged") or lerp(*given))
+    monkeypatch.setattr(model.net_g_ema, "to", lambda device: events.append(str(device)) or move("cpu"))
+    model.device = torch.device("cuda")
+    model.model_ema(0.5)
+    with model.whole():
+        events.append("validated")
+    assert events == ["waited", "averaged", "cuda", "validated", "cpu"]
+
+
+def test_main_memory_for_an_average_that_there_is_not_changes_nothing():
+    model = model_of(ema_decay=0, ema_offload=True)
+    with model.whole():
+        model.feed_data(batch())
+        model.test()
+    assert not hasattr(model, "net_g_ema") and model.output.isfinite().all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="on a CPU both are in main memory")
 def test_an_average_in_main_memory_equals_one_beside_the_network():
-    one, two = model_of(), model_of(ema_offload=True)
+    one, two = (model_of(num_gpu=1, **changes) for changes in ({}, {"ema_offload": True}))
+    assert next(one.net_g_ema.parameters()).is_cuda and not next(two.net_g_ema.parameters()).is_cuda
     steps(one, 3), steps(two, 3)
-    close(one.net_g_ema.state_dict().values(), two.net_g_ema.state_dict().values(), 0)
-    assert not all(torch.equal(a, b) for a, b in zip(one.net_g.parameters(), one.net_g_ema.parameters(), strict=True))
+    close(one.net_g_ema.cpu().state_dict().values(), two.net_g_ema.state_dict().values(), 1e-5)
+    trained = one.net_g.cpu().parameters()
+    assert not all(torch.equal(a, b) for a, b in zip(trained, one.net_g_ema.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -169,10 +222,11 @@ class _Waits(TorchDispatchMode):
         return function(*arguments, **(named or {}))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("kind", ["alignvar", "tokenizer"])
-def test_a_step_waits_for_nothing(kind):
+def test_a_step_waits_for_nothing(kind, precision):
     changes = {"revive_freq": 0} if kind == "tokenizer" else {}
-    model = model_of(kind, accumulate=2, **changes)
+    model = model_of(kind, accumulate=2, precision=precision, **changes)
     steps(model, 3)  # the tokenizer's codebook is placed
     model.feed_data(batch())
     with _Waits() as waits:
@@ -208,7 +262,11 @@ def test_compiled_equals_eager():
     eager, compiled = _transformer(small), _transformer(small, compile=True)
     for model in (eager, compiled):
         model.get_bare_model(model.net_g).eval()  # stochastic depth is drawn by the compiled code itself
-    one, other = steps(eager)[0], steps(compiled)[0]
+    counters.clear()
+    one = steps(eager)[0]
+    assert not counters["stats"]["unique_graphs"]
+    other = steps(compiled)[0]
+    assert counters["stats"]["unique_graphs"] and counters["inductor"]
     assert one == pytest.approx(other, rel=1e-4)
     close(gradients(eager), gradients(compiled), 1e-5)
 

@@ -140,6 +140,10 @@ class TokenModel(SRModel):
         """
         raise NotImplementedError(f"{type(self).__name__} must compute its losses")
 
+    def batch_figures(self) -> dict[str, torch.Tensor]:
+        """Return figures, 0-dim, of the whole batch that are no means of its parts'; called once a step."""
+        return {}
+
     def optimize_parameters(self, current_iter):
         """Take one step down the losses, with the options' precision, accumulation, clipping and averaging."""
         self.iteration = current_iter
@@ -151,7 +155,7 @@ class TokenModel(SRModel):
             for name, value in figures.items():
                 total[name] = total.get(name, 0) + value.detach() / self.stepper.parts
         self.stepper.step()
-        self.log_dict = OrderedDict(total, grad_norm=self.stepper.norm)
+        self.log_dict = OrderedDict(total, **self.batch_figures(), grad_norm=self.stepper.norm)
         if self.ema_decay > 0:
             # The first steps from scratch count less in the average, so that the start is soon forgotten.
             warm = current_iter / (current_iter + 9) if self.from_scratch else 1.0
@@ -226,7 +230,8 @@ class TokenModel(SRModel):
 
         After that the processes need not keep step, as they would have to with every pass of a sharded network.
         """
-        offloaded = not self.is_sharded and (self.opt.get("train") or {}).get("ema_offload", False)
+        offloaded = not self.is_sharded and hasattr(self, "net_g_ema") and \
+            (self.opt.get("train") or {}).get("ema_offload", False)
         if self.is_sharded:
             self.whole_net = self.make_whole(self._kept_net(), self.device)
         elif offloaded:
@@ -327,6 +332,12 @@ def _check_step(opt: dict) -> None:
     if batch % parts:
         raise UserError(f"train.accumulate: is {parts}, which does not divide datasets.train.batch_size_per_gpu, "
                         f"{batch}; each step takes its batch in so many equal parts.")
+    # DataParallel's threads know that autocast is on, not its dtype, and its copies run the original's compiled code.
+    if not opt["dist"] and opt["num_gpu"] > 1:
+        for key, given in (("precision", train.get("precision", "fp32") != "fp32"), ("compile", train.get("compile"))):
+            if given:
+                raise UserError(f"train.{key}: several GPUs in one process work in fp32 and without compile only; "
+                                "start a process a GPU with torchrun and --launcher pytorch, or set num_gpu to 1.")
     if train.get("parallel", "ddp") not in PARALLEL:
         raise UserError(f"train.parallel: is {train['parallel']!r}, but must be one of {', '.join(PARALLEL)}.")
     if train.get("parallel") == "fsdp":
@@ -338,14 +349,13 @@ def _check_step(opt: dict) -> None:
     for key in ("ema_offload", "compile", "checkpointing"):
         if not isinstance(train.get(key, False), bool):
             raise UserError(f"train.{key}: is {train[key]!r}, but must be true or false.")
-    scheduler = train.get("scheduler")
-    if scheduler and scheduler.get("type") == "LinearWarmupCosineLR" and train.get("warmup_iter", -1) > 0:
-        raise UserError("train.warmup_iter: LinearWarmupCosineLR has a warm-up of its own; set train.scheduler.warmup "
-                        "instead.")
 
 
 def check_range(opt: dict, path: str, low: float, high: float = math.inf, whole: bool = False) -> None:
-    """Raise UserError where an option, if given, is not a number from ``low`` to ``high``."""
+    """Raise UserError where an option, if given, is not a number from ``low`` to ``high``.
+
+    A ``whole`` one may be written 2.0 or 1e3 and is an int from here on, which tensors' sizes must be.
+    """
     block, key = path.split(".")
     if key not in (opt.get(block) or {}):
         return
@@ -355,6 +365,8 @@ def check_range(opt: dict, path: str, low: float, high: float = math.inf, whole:
         kind = "whole number" if whole else "number"
         upper = "up" if high == math.inf else f"to {high}"
         raise UserError(f"{path}: is {value!r}, but must be a {kind} from {low} {upper}.")
+    if whole:
+        opt[block][key] = int(value)
 
 
 def check_same_network(opt: dict, key: str) -> dict[str, str]:

@@ -68,8 +68,10 @@ class Stepper:
         if self.clip:
             nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
         finite = self.norm.isfinite()
-        searching = self.scaler.is_enabled() and self.scaler.get_scale() >= 1
-        self.in_a_row = torch.where(finite, 0, self.in_a_row if searching else self.in_a_row + 1)
+        counts = torch.ones_like(self.in_a_row)
+        if self.scaler.is_enabled():  # 1 times the scale is the scale, without waiting for it
+            counts *= self.scaler.scale(torch.ones((), device=self.device)) < 1
+        self.in_a_row = torch.where(finite, 0, self.in_a_row + counts)
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()

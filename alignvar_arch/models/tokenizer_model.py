@@ -7,7 +7,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 
 from alignvar_arch.archs.lpips import lpips_weights_missing
-from alignvar_arch.archs.tokenizer.codebook import count_hits, revive
+from alignvar_arch.archs.tokenizer.codebook import count_hits, fold_hits, revive
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference.picture import reconstruction
 from alignvar_arch.models.base import TokenModel, check_geometry, check_range, check_same_network
@@ -48,6 +48,9 @@ class AlignVARTokenizerModel(TokenModel):
         for key in ("pixel_opt", "vq_opt"):
             if not opt["train"].get(key):
                 raise UserError(f"train.{key}: missing; a tokenizer learns from a pixel loss and a VQLoss.")
+        if opt["train"].get("checkpointing"):
+            raise UserError("train.checkpointing: a tokenizer has no blocks to compute again; where memory is short, "
+                            "take its batch apart with train.accumulate.")
         if opt["train"].get("perceptual_opt"):
             raise UserError("train.perceptual_opt: a tokenizer has lpips_opt instead.")
         check_range(opt, "train.quantise_from", 0, opt["train"]["total_iter"] - 1, whole=True)
@@ -97,6 +100,7 @@ class AlignVARTokenizerModel(TokenModel):
 
     def optimize_parameters(self, current_iter):
         self.quantise = self._tend_codebook(current_iter)
+        self.batch_hits = torch.zeros_like(self.get_bare_model(self.net_g).quantize.ema_vocab_hit_SV)
         super().optimize_parameters(current_iter)
 
     def losses(self, part):
@@ -109,13 +113,19 @@ class AlignVARTokenizerModel(TokenModel):
         if self.cri_lpips is not None:
             losses["l_lpips"] = self.cri_lpips(made, gt)
         with torch.no_grad():
-            pyramid = self.get_bare_model(self.net_g).quantize
-            hits = count_hits(pyramid, encoded.maps) if self.quantise else torch.zeros_like(pyramid.ema_vocab_hit_SV)
-            self.hits = self.hits + hits
+            if self.quantise:
+                self.batch_hits += count_hits(self.get_bare_model(self.net_g).quantize, encoded.maps)
             latent = encoded.latent
             losses["vq_error"] = (encoded.cumulative[-1] - latent).square().mean() / latent.var()
-            losses["codes_hit"] = (hits.sum(0) > 0).float().mean()
         return losses
+
+    def batch_figures(self):
+        # Once a step, not once a part: running hits fade with every batch that is folded into them.
+        hits = self.batch_hits
+        if self.quantise:
+            hits = fold_hits(self.get_bare_model(self.net_g).quantize, hits)
+        self.hits = self.hits + hits
+        return {"codes_hit": (hits.sum(0) > 0).float().mean()}
 
     def training_state(self):
         return {**super().training_state(), "hits": self.hits.cpu() if torch.is_tensor(self.hits) else self.hits,

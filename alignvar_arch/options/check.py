@@ -1,5 +1,6 @@
 """The order in which options are found valid; every message starts with the key's dotted path in the file."""
 
+import importlib.util
 import os
 import sys
 
@@ -156,6 +157,7 @@ def _check_required(opt: dict, model: type, is_train: bool) -> None:
         if opt.get("val") is not None:
             _need(opt["val"], ["val_freq", "save_img"], "val")
         _check_optimization(opt["train"])
+        _check_wandb(opt["logger"])
     else:
         _need(opt["val"], ["save_img"], "val")
         if opt["val"]["save_img"]:
@@ -182,10 +184,24 @@ def _check_optimization(train: dict) -> None:
     own = {"total": int(train["total_iter"])} if scheduler["type"] == "LinearWarmupCosineLR" else {}
     construct(_SCHEDULERS, {**scheduler, **own}, "train.scheduler",
               torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]))
+    if own and train.get("warmup_iter", -1) > 0:
+        raise UserError("train.warmup_iter: LinearWarmupCosineLR has a warm-up of its own; set train.scheduler.warmup "
+                        "instead.")
     if scheduler["type"] == "CosineAnnealingRestartLR" and sum(scheduler["periods"]) < train["total_iter"]:
         end = sum(scheduler["periods"])
         raise UserError(f"train.scheduler.periods: they end at iteration {end}, before total_iter "
                         f"{train['total_iter']}; lengthen them.")
+
+
+def _check_wandb(logger: dict) -> None:
+    block = logger.get("wandb") or {}
+    check_types(block, "logger.wandb", {"project": WORD, "resume_id": WORD})
+    if block.get("project") is None:
+        return
+    if not logger["use_tb_logger"]:
+        raise UserError("logger.wandb: it shows what TensorBoard is given; set logger.use_tb_logger to true.")
+    if importlib.util.find_spec("wandb") is None:
+        raise UserError("logger.wandb: wandb is not installed; `pip install wandb`, or set logger.wandb.project to ~.")
 
 
 def _check_choice(block, choices: dict, path: str, given: tuple[str, ...], needs: tuple[str, ...] = ()) -> None:

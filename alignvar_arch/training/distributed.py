@@ -1,18 +1,21 @@
 """Several processes: how they find each other, and what they must agree on.
 
 Options read from `dist_params`: `backend` (`auto`, the default: nccl on GPUs, gloo on CPUs; or one of the two), `port`
-(of the first process, under slurm; default MASTER_PORT or 29500) and `timeout` (seconds that a process waits for the
-others when a run starts, default 300).
+(of the first process, under slurm, where MASTER_PORT does not say it; default 29500) and `timeout` (seconds that a
+process waits for the others when a run starts, default 300).
 """
 
 import contextlib
 import datetime
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -34,16 +37,21 @@ class Place:
     Attributes:
         rank: from 0 to below `world`.
         world: number of processes.
-        local: rank among the processes of its machine, which is also the number of its GPU.
-        beside: processes of its machine, as far as is known.
+        local: rank among the processes of its machine.
+        beside: processes of its machine, or None where the launcher does not say.
         master: host and port of the first process.
     """
 
     rank: int
     world: int
     local: int
-    beside: int
+    beside: int | None
     master: tuple[str, int]
+
+    @property
+    def device(self) -> int:
+        """The number of its GPU; where slurm gives each process one, it sees no other."""
+        return 0 if torch.cuda.device_count() == 1 else self.local
 
 
 def find(launcher: str, params: dict | None, local_rank: int | None = None) -> Place:
@@ -67,8 +75,9 @@ def find(launcher: str, params: dict | None, local_rank: int | None = None) -> P
     else:
         rank, world, local_rank = (_number(environment, name, launcher)
                                    for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
-        beside = local_rank + 1
-        port = (params or {}).get("port") or _number(environment, "MASTER_PORT", launcher, _PORT)
+        beside = None
+        # The environment's is the job's own; the file's would be the same for two jobs on one machine.
+        port = _number(environment, "MASTER_PORT", launcher, (params or {}).get("port") or _PORT)
         master = environment.get("MASTER_ADDR") or _first_host(_word(environment, "SLURM_NODELIST", launcher)), port
     if world < 1 or not 0 <= rank < world or not 0 <= local_rank < world:
         raise UserError(f"--launcher {launcher}: rank {rank}, local rank {local_rank} and {world} processes in all do "
@@ -127,8 +136,9 @@ def check(params: dict | None, place: Place, num_gpu: int) -> None:
     if not num_gpu and backend == "nccl":
         reason = "num_gpu is 0" if count else "this machine has no CUDA device"
         raise UserError(f"dist_params.backend: nccl works between GPUs only, and {reason}; use auto.")
-    wanted = max(place.beside, place.local + 1)
-    if num_gpu and wanted > count:
+    wanted = max(place.beside or 0, place.local + 1)
+    given_one = place.beside is None and count == 1
+    if num_gpu and wanted > count and not given_one:
         raise UserError(f"this machine has {count} CUDA devices, and {wanted} processes were started on it; start one "
                         "a device, or set num_gpu to 0.")
     available = dist.is_nccl_available() if _backend(params, num_gpu) == "nccl" else dist.is_gloo_available()
@@ -142,7 +152,7 @@ def _backend(params: dict | None, num_gpu: int) -> str:
 
 
 def start(opt: dict, place: Place) -> None:
-    """Joins the other processes; those on GPUs take the one of their local rank. In place of BasicSR's `init_dist`.
+    """Joins the other processes; those on GPUs take one each. In place of BasicSR's `init_dist`.
 
     A seed that the options leave to chance is the first process's from here on.
 
@@ -154,7 +164,7 @@ def start(opt: dict, place: Place) -> None:
         UserError: the others do not come in time.
     """
     if opt["num_gpu"]:
-        torch.cuda.set_device(place.local)
+        torch.cuda.set_device(place.device)
     host, port = place.master
     # What libraries ask for the place of their process; slurm does not set it.
     os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.world), LOCAL_RANK=str(place.local),
@@ -194,12 +204,16 @@ def in_turn(file: str, several: bool) -> Iterator[None]:
     What the first one makes there, the others then find.
 
     Args:
-        file: one that all can read, and nothing is done to it.
+        file: of which all know; it names the lock, and nothing is done to it.
         several: whether there are others.
     """
-    with open(file, encoding="utf-8") as lock:
-        if several:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
+    if not several:
+        yield
+        return
+    # Not the file itself: over NFS only what may be written to can be locked, and all machines would be in one queue.
+    name = hashlib.sha256(os.path.realpath(file).encode()).hexdigest()[:16]
+    with Path(tempfile.gettempdir(), f"alignvar-{os.getuid()}-{name}.lock").open("a", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
         yield
 
 

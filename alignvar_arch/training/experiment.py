@@ -91,8 +91,23 @@ def make(opt: dict, file: str, held: HeldBack, resumed: bool):
         board = Path(opt["root_path"], "tb_logger", opt["name"])
         if opt["logger"].get("use_tb_logger") and "debug" not in opt["name"] and board.exists():
             mkdir_and_rename(str(board))
+    wandb_id = _wandb_id(opt)
+    if wandb_id and resumed and wandb_id.is_file() and not opt["logger"]["wandb"].get("resume_id"):
+        opt["logger"]["wandb"]["resume_id"] = wandb_id.read_text(encoding="utf-8").strip()
     copy_opt_file(file, opt["path"]["experiments_root"])
     held.into(_unused(os.path.join(opt["path"]["log"], f"train_{opt['name']}_{get_time_str()}.log")))
     held.logger.info(get_env_info())
     held.logger.info(dict2str(opt))
-    return init_tb_loggers(opt)
+    board = init_tb_loggers(opt)
+    if wandb_id:
+        import wandb  # an option's own dependency
+
+        wandb_id.write_text(wandb.run.id, encoding="utf-8")
+    return board
+
+
+def _wandb_id(opt: dict) -> Path | None:
+    """The file that says which of wandb's runs this one is, for when it is resumed; None without wandb."""
+    if (opt["logger"].get("wandb") or {}).get("project") is None or "debug" in opt["name"]:
+        return None
+    return Path(opt["path"]["experiments_root"], "wandb_id.txt")

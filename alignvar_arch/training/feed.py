@@ -22,7 +22,8 @@ class Feed:
     Options read from `datasets.train`: `batch_size_per_gpu`, `num_worker_per_gpu`, `dataset_enlarge_ratio`,
     `pin_memory`, `prefetch_mode` (`cuda` copies the next batch to the GPU while the current one is worked on; `cpu`
     reads `num_prefetch_queue` batches ahead, in one process at least) and `bad_images` (how many unreadable ones a run
-    passes over before it stops, default 1 % of the data set).
+    passes over before it stops, default 1 % of the data set). `persistent_workers` is accepted and changes nothing: one
+    loader, and its workers with it, lasts the whole run.
 
     Args:
         opt: complete options.

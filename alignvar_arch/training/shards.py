@@ -101,7 +101,8 @@ def read(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> None
         if name not in by_name:
             raise UserError(f"{folder} is of another network: it has {name}.")
         whole = stored.size == by_name[name].shape
-        empty = torch.zeros_like(by_name[name].detach()) if whole else torch.zeros(stored.size)
+        empty = torch.zeros_like(by_name[name].detach()) if whole else \
+            torch.zeros(stored.size, device=_counts_on(optimizer, by_name[name]))
         content[label] = empty.to(stored.properties.dtype)
     try:
         dcp.load(content, storage_reader=reader)
@@ -117,6 +118,12 @@ def remove(folder: Path) -> None:
     """Removes a folder, where there is one."""
     if folder.is_dir():
         shutil.rmtree(folder)
+
+
+def _counts_on(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> torch.device:
+    """Where an optimiser wants the number of its steps, as its own `load_state_dict` puts it."""
+    group = next(group for group in optimizer.param_groups if any(entry is parameter for entry in group["params"]))
+    return parameter.device if group.get("fused") or group.get("capturable") else torch.device("cpu")
 
 
 def _names(net: nn.Module) -> dict[nn.Parameter, str]:

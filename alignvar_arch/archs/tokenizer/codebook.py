@@ -14,14 +14,19 @@ def codebook_hash(embedding: torch.Tensor) -> str:
 
 
 @torch.no_grad()
-def count_hits(pyramid: ResidualPyramid, maps: Sequence[torch.Tensor], momentum: float = 0.99) -> torch.Tensor:
-    """Fold one batch's token maps (B, s, s) into the pyramid's running hits, and return the batch's own, (K, V).
+def count_hits(pyramid: ResidualPyramid, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return how often token maps (B, s, s) name each code, (K, V)."""
+    # Not bincount, which waits for the GPU to learn the largest index.
+    return torch.stack([torch.zeros(pyramid.codebook_size, device=indices.device).index_add_(
+        0, indices.flatten(), torch.ones(indices.numel(), device=indices.device)) for indices in maps])
+
+
+@torch.no_grad()
+def fold_hits(pyramid: ResidualPyramid, hits: torch.Tensor, momentum: float = 0.99) -> torch.Tensor:
+    """Fold one whole batch's hits (K, V) into the pyramid's running ones, and return those of every rank's batch.
 
     Data-parallel ranks count together, so that they go on agreeing about which codes are dead.
     """
-    # Not bincount, which waits for the GPU to learn the largest index.
-    hits = torch.stack([torch.zeros(pyramid.codebook_size, device=indices.device).index_add_(
-        0, indices.flatten(), torch.ones(indices.numel(), device=indices.device)) for indices in maps])
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(hits)
     pyramid.ema_vocab_hit_SV.lerp_(hits, 1 - momentum)
