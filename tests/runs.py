@@ -25,7 +25,7 @@ from alignvar_arch import checkpoints
 from alignvar_arch.cli import main
 from alignvar_arch.training.progress import Progress
 
-TIMEOUT = 60  # seconds that no run here takes; the tests must not hang
+TIMEOUT = 180  # seconds that no run here takes; the tests must not hang
 TOKENIZER = {"type": "AlignVARTokenizer", "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "codebook_size": 24,
              "latent_dim": 4, "scales": list(small.SCALES), "num_phi": 2, "target": "residual"}
 TRANSFORMER = {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, "codebook_size": 24, "latent_dim": 4,
@@ -167,11 +167,11 @@ def train(opt: dict, *flags: str, before=None) -> int:
     """
     say = Progress.say
 
-    def record(self, epoch, rates, figures):
+    def record(self, epoch, rates, figures, skipped):
         with open("losses.txt", "a") as file:
             values = [float(value).hex() for value in (*rates, *figures.values())]
             file.write(f"{self._iteration} {' '.join(values)}\n")
-        say(self, epoch, rates, figures)
+        say(self, epoch, rates, figures, skipped)
 
     Progress.say = record
     if before is not None:

@@ -219,6 +219,7 @@ def test_train_runs_exactly_total_iter_and_resumes_on_the_cpu(tiny, capsys):
     assert main([*command, "--auto_resume", "--force_yml", "train:total_iter=8"]) == 0
     resumed = next(folder.glob("train_tiny_*.log")).read_text()
     assert "Resuming training from epoch: 1, iter: 4" in resumed and "net_g_4.pth" in resumed
+    assert "INFO: resuming from" in resumed and "warning: resuming from" not in capsys.readouterr().err
     assert [f"iter:{i:8}" in resumed for i in (4, 5, 8, 9)] == [False, True, True, False]
     assert torch.load(folder / "training_states/8.state", weights_only=False)["iter"] == 8
     assert not list(Path("experiments").glob("*archived*"))
@@ -233,6 +234,8 @@ def test_train_runs_exactly_total_iter_and_resumes_on_the_cpu(tiny, capsys):
     said = capsys.readouterr().err
     assert "passed over" in said and "9.state is not a training state" in said and "net_g_8.pth" in said
     assert "resuming from" in said and "Resuming training from epoch: 2, iter: 6" in said
+    logs = sorted(folder.glob("train_tiny_*.log"), key=lambda path: path.stat().st_mtime_ns)
+    assert "passed over" in logs[-1].read_text()
     for state in (folder / "training_states").glob("*.state"):
         state.write_bytes(b"<html>")
     refused(capsys, [*command, "--auto_resume"], "none of the", "is whole", "remove it")

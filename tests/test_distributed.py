@@ -2,6 +2,7 @@
 import copy
 import errno
 import fcntl
+import importlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from torch import nn
 
 from alignvar_arch import checkpoints
 from alignvar_arch.cli import main
+from alignvar_arch.cli.train import _how_to_resume
 from alignvar_arch.errors import UserError
 from alignvar_arch.models import sharding
 from alignvar_arch.models.stepping import Stepper
@@ -143,6 +145,13 @@ def skip_and_collect() -> None:
     torch.distributed.destroy_process_group()
 
 
+def validate_alone() -> None:
+    """In each process: a run whose validation is the first one's, which alone learns that it is the best so far."""
+    importlib.import_module("runs")  # it registers PoolModel
+    assert main(["train", "--launcher", "pytorch", *job("sr", "alone", "model_type=PoolModel", "val:val_freq=2",
+                                                        "logger:keep=1", "logger:save_checkpoint_freq=100")]) == 0
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A folder where one process and two have trained the same things; the two in one go, their start is what costs."""
@@ -161,7 +170,7 @@ def runs(tmp_path_factory):
             job("alignvar", "fsdp", FSDP), job("alignvar", "fsdp_parts", FSDP, TWICE, "train:checkpointing=true"),
             job("alignvar", "fsdp_again", FSDP, half), job("alignvar", "fsdp_again", FSDP, flags=resumed),
             job("tokenizer", "tokenizer_ddp"), job("tokenizer", "tokenizer_fsdp", FSDP), job("sr", "sr_two"),
-            "test_distributed:skip_and_collect",
+            "test_distributed:validate_alone", "test_distributed:skip_and_collect",
         ])
     torch.backends.cudnn.benchmark = before
     return folder
@@ -242,8 +251,16 @@ def test_validation_is_shared_by_every_model_and_equals_one_processs(there):
         pictures = [sorted(file.relative_to(f"experiments/{name}") for file in Path("experiments", name).rglob("*.png"))
                     for name in (one, two)]
         assert pictures[0] == pictures[1] and pictures[0]
-    figures = [Path(f"figures_{rank}.txt").read_text() for rank in (0, 1)]
-    assert figures[0] == figures[1] and "ddp_again Val psnr 4" in figures[0]
+    figures = [[line for line in Path(f"figures_{rank}.txt").read_text().splitlines() if not line.startswith("alone")]
+               for rank in (0, 1)]
+    assert figures[0] == figures[1] and any(line.startswith("ddp_again Val psnr 4") for line in figures[0])
+
+
+def test_all_save_where_the_first_alone_has_found_the_best(there):
+    newest = resuming.newest_first("experiments/alone/training_states")[0]
+    found = resuming.read(newest)
+    assert found["best"]["Val"]["psnr"]["iter"] == found["iter"] and found["saved"][-1] == found["iter"]
+    assert weights("alone", newest.stem)["params"]
 
 
 def test_shares_load_in_one_process_and_the_run_goes_on_as_it_would_have(copied, alone, capsys):
@@ -320,7 +337,8 @@ def test_sigterm_to_the_launcher_leaves_a_run_that_resumes(copied):
     processes.until(lambda: "iter:       1," in "".join(
         file.read_text() for file in Path("experiments").glob("stopped/train_*.log")), process)
     code, said = processes.interrupt(process)
-    assert code != 0 and "terminated" in said and "Resume with" in said
+    assert code != 0 and "terminated" in said
+    assert said.count("Resume with: torchrun --nproc_per_node=2 -m alignvar_arch train --auto_resume --launcher") == 1
     (left,) = Path("experiments/stopped/training_states").glob("*.state")
     done = int(left.stem)
     assert done % 5 == 0 and shards.beside(left).is_dir()
@@ -352,6 +370,26 @@ def _refused(capsys, arguments: list[str], *words: str) -> None:
     for word in words:
         assert word in error
     assert listing(Path.cwd()) == before and not torch.distributed.is_initialized()
+
+
+def test_a_batch_that_all_processes_together_cannot_fill_is_refused(tiny, alone, monkeypatch, capsys):
+    """Rounded up for each process, eleven images would do for six batches of two."""
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    tiny["datasets"]["train"]["batch_size_per_gpu"] = 2
+    _refused(capsys, ["train", "-opt", write(tiny), "--launcher", "pytorch"],
+             "batch of 12 is larger than the 11 images")
+
+
+def test_the_command_that_resumes_names_the_launcher(tmp_path, monkeypatch):
+    Path(tmp_path, "2.state").touch()
+    opt = {"path": {"training_states": str(tmp_path)}, "dist": True, "world_size": 4}
+    for name, value in (("GROUP_WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("MASTER_ADDR", "one")):
+        monkeypatch.setenv(name, value)
+    argv = ["-opt", "a b.yml", "--auto_resume", "--local_rank=1", "--launcher"]
+    assert _how_to_resume(opt, [*argv, "pytorch"]) == (
+        "Resume with: torchrun --nnodes=2 --node_rank=… --master_addr=one --nproc_per_node=2 -m alignvar_arch train "
+        "--auto_resume -opt 'a b.yml' --launcher pytorch")
+    assert "Resume with: srun --ntasks=4 python -m alignvar_arch train --auto" in _how_to_resume(opt, [*argv, "slurm"])
 
 
 @pytest.mark.parametrize(("key", "value", "words"), [

@@ -11,6 +11,7 @@ import small
 import torch
 from basicsr.models import build_model
 from conftest import listing, write
+from processes import scalars
 
 from alignvar_arch import checkpoints
 from alignvar_arch.cli import main
@@ -143,6 +144,25 @@ def test_alignvar_starts_from_public_weights_and_says_what_starts_fresh(transfor
     log = log_text("alignvar")
     assert "AlignVAR takes what it shares with public.pth:" in log and re.search(r"fresh +mask_generator", log)
     assert bool(re.search(r"fresh +con_embedding", log)) is (kind == "var") and re.search(r"taken +blocks", log)
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_figures_by_scale_reach_tensorboard_with_every_line_of_the_log(transformer_options, validates):
+    opt = transformer_options
+    opt["logger"]["print_freq"] = 2
+    opt["train"]["total_iter"] = 5
+    if not validates:
+        opt["val"] = None
+        del opt["datasets"]["val"]
+    else:
+        opt["val"]["val_freq"] = 3
+    assert main(["train", "-opt", write(opt)]) == 0
+    found = scalars("alignvar")
+    for figure in ("cross_entropy", "accuracy", "hcc"):
+        # the last validation, of iteration 5, takes what has come since the last line
+        assert list(found[f"train/{figure}/scale_4"]) == ([2, 3, 4, 5] if validates else [2, 4])
+    assert list(found["run/skipped_steps"]) == [2, 4]
+    assert ("Val/accuracy/scale_1" in found) is validates is ("By scale" in log_text("alignvar"))
 
 
 def test_lambda_zero_logs_hcc_and_trains_without_it(transformer_options):

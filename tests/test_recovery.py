@@ -4,13 +4,16 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from basicsr.models.sr_model import SRModel
 from runs import Kill, differences, end, folder, losses, options, outcome, said, start, train, wait_for
 
 from alignvar_arch.models.base import TokenModel
 from alignvar_arch.training import resuming
+from alignvar_arch.training.recovery import Recovery
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +62,10 @@ def rates() -> dict[int, list[float]]:
 def test_one_bad_step_is_skipped_and_said(kind):
     opt = settings(kind)
     assert run(opt, 3, 3) == 0
-    assert "The last 1 steps were skipped" in said() and sorted(rates()) == list(range(1, 9))
+    assert "1 since the last look, 1 in all" in said() and sorted(rates()) == list(range(1, 9))
+    lines = [line for line in said().splitlines() if "[eta: " in line]
+    assert ["skipped: 1" in line for line in lines] == [number >= 3 for number in range(1, 9)]
+    assert outcome(kind)["state"]["skipped_in_all"] == 1
     found = outcome(kind)
     assert not any("nan" in str(value) for states in found["weights"].values() for value in states["params"].values())
 
@@ -98,16 +104,48 @@ def test_before_any_checkpoint_it_goes_back_to_the_start(kind):
     assert not differences(expected["weights"], outcome(kind)["weights"])
 
 
-def test_a_resumed_run_goes_back_to_what_it_was_resumed_from():
+@pytest.mark.parametrize("name", ["4.state", "best.state"])
+def test_a_resumed_run_goes_back_to_what_it_was_resumed_from(name):
     opt = settings("sr")
     opt["train"]["total_iter"] = 4
     assert run(opt, 99, 99) == 0
     opt["train"]["total_iter"] = 8
     opt["name"] = "other"
-    opt["path"]["resume_state"] = "experiments/sr/training_states/4.state"
+    Path("experiments/sr/training_states/4.state").rename(f"experiments/sr/training_states/{name}")
+    opt["path"]["resume_state"] = f"experiments/sr/training_states/{name}"
     assert run(opt, 5, 99, 3e-4) == 0
     assert "Going back to iteration 4" in said() and rates()[5] == [4e-4, 2e-4]
     assert outcome("other")["state"]["saved"][-1] == 8
+
+
+def test_a_rate_that_was_forced_is_not_forced_again_by_going_back():
+    """Iteration 8 is saved at half the forced rate, from which the second way back starts."""
+    opt = settings("sr")
+    opt["train"]["total_iter"] = 4
+    assert run(opt, 99, 99) == 0
+    opt["train"].update(total_iter=10, optim_g={"type": "Adam", "lr": 8e-4})
+    later = functools.partial(_nan, 9, 99, 3e-4)
+    assert run(opt, 7, 8, 6e-4, flags=("--auto_resume", "--force_resume"), then=later) == 0
+    found = rates()
+    assert found[7] == [8e-4, 4e-4] and found[9] == [4e-4, 2e-4] and found[10][-1] == 2e-4
+
+
+def test_a_gpu_is_asked_every_so_many_steps_and_a_cpu_always():
+    recovery = Recovery({"limit": 4})
+    for name, asked in (("cpu", list(range(1, 10))), ("cuda", [4, 8])):
+        assert [number for number in range(1, 10) if recovery.looks(number, torch.device(name))] == asked
+
+
+def test_skips_between_two_looks_are_said_and_counted(caplog):
+    """Also where the last step was a good one."""
+    model = SimpleNamespace(skipped_in_a_row=lambda: 0, skipped_in_all=lambda: 3)
+    recovery = Recovery(None, in_all=2)
+    recovery.watch(model)
+    recovery.check()
+    assert "3 since the last look, 5 in all" in caplog.text
+    recovery.let_go()
+    recovery.watch(SimpleNamespace(skipped_in_a_row=lambda: 0, skipped_in_all=lambda: 0))
+    assert recovery.skipped_in_all() == 5
 
 
 def test_what_halving_does_not_help_ends_with_a_sentence():

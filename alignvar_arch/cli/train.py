@@ -1,6 +1,8 @@
 """`basicsr train`: trains in the current folder, from an options file or from where a run was interrupted."""
 
 import argparse
+import os
+import re
 import shlex
 import tempfile
 from pathlib import Path
@@ -42,7 +44,7 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
         # Before the run has begun, what lies in the folder may be an older one's.
         how = _how_to_resume(opt, argv) if training is not None and training.begun else ""
         if not isinstance(error, Exception):
-            error.args = (how,)
+            error.args = (how if opt["rank"] == 0 else "",)  # a signal reaches all, and one may say so
         elif isinstance(error, UserError) and how:
             raise UserError(f"{error} {how}") from error
         raise
@@ -72,7 +74,18 @@ def _dry_run(opt: dict, args: argparse.Namespace) -> None:
 def _how_to_resume(opt: dict, argv: list[str]) -> str:
     if not any(Path(opt["path"]["training_states"]).glob("*.state")):
         return ""
-    rest = [argument for argument in argv if argument != "--auto_resume"]
-    if opt["dist"]:
-        return "Resume with the same command and --auto_resume."
-    return f"Resume with: basicsr train --auto_resume {shlex.join(rest)}"
+    # torch's old launcher adds the local rank, and does so again
+    rest = [argument for argument in argv if argument != "--auto_resume" and not re.match("--local[_-]rank=", argument)]
+    return f"Resume with: {_starter(opt, rest)} train --auto_resume {shlex.join(rest)}"
+
+
+def _starter(opt: dict, argv: list[str]) -> str:
+    """What `train` stands behind; for several processes their launcher, as far as they can know."""
+    if not opt["dist"]:
+        return "basicsr"
+    if "slurm" in argv or "--launcher=slurm" in argv:
+        return f"srun --ntasks={opt['world_size']} python -m alignvar_arch"
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", 1))
+    several = f"--nnodes={machines} --node_rank=… --master_addr={os.environ['MASTER_ADDR']} " if machines > 1 else ""
+    beside = os.environ.get("LOCAL_WORLD_SIZE", opt["world_size"])
+    return f"torchrun {several}--nproc_per_node={beside} -m alignvar_arch"

@@ -35,13 +35,13 @@ def _model_to_device(self, net):
     return DataParallel(net) if self.opt["num_gpu"] > 1 else net
 
 
-def _is_shared(model: SRModel) -> bool:
+def is_shared(model: SRModel) -> bool:
     """Whether every process comes to the model's validation: BasicSR's own, or one that says so."""
     return getattr(model, "shares_validation", False) or type(model).nondist_validation in _KNOWN
 
 
 def _dist_validation(self, dataloader, current_iter, tb_logger, save_img):
-    if _is_shared(self) or self.opt["rank"] == 0:
+    if is_shared(self) or self.opt["rank"] == 0:
         self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
 
@@ -51,7 +51,7 @@ def _nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
     The process that has made a picture saves it.
     """
     metrics, name = self.opt["val"].get("metrics"), dataloader.dataset.opt["name"]
-    shared = self.opt["dist"] and _is_shared(self)
+    shared = self.opt["dist"] and is_shared(self)
     rank, world = (self.opt["rank"], self.opt["world_size"]) if shared else (0, 1)
     if metrics is not None:
         self._initialize_best_metric_results(name)

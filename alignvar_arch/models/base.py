@@ -43,6 +43,7 @@ class TokenModel(SRModel):
     scale_log: ScaleLog
     shares_validation = True  # every process validates its share of the images
     whole_net: nn.Module | None = None
+    _skipped: torch.Tensor | int = 0
     stepper: Stepper
 
     @property
@@ -155,6 +156,7 @@ class TokenModel(SRModel):
             for name, value in figures.items():
                 total[name] = total.get(name, 0) + value.detach() / self.stepper.parts
         self.stepper.step()
+        self._skipped = self._skipped + (self.stepper.in_a_row > 0)  # on the device, where nobody waits for it
         self.log_dict = OrderedDict(total, **self.batch_figures(), grad_norm=self.stepper.norm)
         if self.ema_decay > 0:
             # The first steps from scratch count less in the average, so that the start is soon forgotten.
@@ -175,6 +177,14 @@ class TokenModel(SRModel):
     def skipped_in_a_row(self) -> int:
         """Return how many of the last steps were skipped because their gradients were not finite."""
         return int(self.stepper.in_a_row)
+
+    def skipped_in_all(self) -> int:
+        """Return how many steps were skipped since the model was built."""
+        return int(self._skipped)
+
+    def tell_by_scale(self, tb_logger, current_iter: int) -> None:
+        """Send the figures by scale since the last time to TensorBoard; every process must call it."""
+        self.scale_log.tell(tb_logger, current_iter)
 
     def resume_training(self, resume_state):
         super().resume_training(resume_state)

@@ -31,8 +31,9 @@ class Builder:
             for phase, block in opt["datasets"].items():
                 self.datasets[block["phase"], block["name"]] = dataset = _build(opt, block, f"datasets.{phase}")
                 if phase == "train":
-                    images = math.ceil(len(dataset) * block.get("dataset_enlarge_ratio", 1) / opt["world_size"])
-                    _check_batch(block["batch_size_per_gpu"] * (1 if opt["dist"] else max(opt["num_gpu"], 1)), images)
+                    images = math.ceil(len(dataset) * block.get("dataset_enlarge_ratio", 1))
+                    shares = opt["world_size"] if opt["dist"] else max(opt["num_gpu"], 1)
+                    _check_batch(block["batch_size_per_gpu"] * shares, images)
         finally:
             lmdb_backend.close_all()
 
@@ -75,7 +76,7 @@ def _check_gt(opt: dict, block: dict, path: str, sample: dict) -> None:
 
 
 def _check_batch(batch_size: int, images: int) -> None:
-    """Raises UserError where an epoch's `images` (of one process) do not fill one batch."""
+    """Raises UserError where an epoch's `images` do not fill one batch, that of all processes or devices."""
     if images < batch_size:
         raise UserError(f"datasets.train: a batch of {batch_size} is larger than the {images} images of an epoch; "
                         "lower batch_size_per_gpu or raise dataset_enlarge_ratio.")

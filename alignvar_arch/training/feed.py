@@ -31,6 +31,7 @@ class Feed:
 
     Attributes:
         order: which samples an iteration has.
+        workers: processes that read.
     """
 
     def __init__(self, opt: dict, dataset: Dataset):
@@ -41,13 +42,14 @@ class Feed:
         self.dataset = dataset
         self.device = torch.device("cuda" if opt["num_gpu"] else "cpu")
         self.mode = block.get("prefetch_mode")
-        workers = block["num_worker_per_gpu"] * devices
+        self.workers = block["num_worker_per_gpu"] * devices
         ahead = 2
         if self.mode == "cpu":
-            workers, ahead = max(workers, 1), block.get("num_prefetch_queue", 1)
-        self._loader = {"dataset": Seeded(dataset, opt["manual_seed"]), "num_workers": workers, "collate_fn": _collate,
+            self.workers, ahead = max(self.workers, 1), block.get("num_prefetch_queue", 1)
+        self._loader = {"dataset": Seeded(dataset, opt["manual_seed"]), "num_workers": self.workers,
+                        "collate_fn": _collate,
                         "worker_init_fn": shield_worker, "pin_memory": block.get("pin_memory", False),
-                        "prefetch_factor": ahead if workers else None}
+                        "prefetch_factor": ahead if self.workers else None}
         self.bad_images: set[str] = set()
         self.most_bad = block.get("bad_images", int(_SHARE * len(dataset)))
 

@@ -1,8 +1,9 @@
 """The training loop of every model, BasicSR's own too: exact, resumable, and honest about what it does.
 
-Order within an iteration: rate, batch, step; then, where they are due, the log's line, validation, checkpoint. A
-checkpoint's best metrics thus know the validation of its own iteration. The iterations, the batches and all that is
-drawn for them follow from the seed and the iteration's number alone (sampling.py).
+Order within an iteration: rate, batch, step; then, where they are due, the log's line, checkpoint, validation. The
+checkpoint owes the validation until that is done and its state is written once more, with the best metrics; so that a
+validation that fails costs no iteration. The iterations, the batches and all that is drawn for them follow from the
+seed and the iteration's number alone (sampling.py).
 """
 
 import copy
@@ -18,7 +19,7 @@ from basicsr.utils import set_random_seed
 
 from alignvar_arch.errors import UserError
 from alignvar_arch.training import experiment, resuming, rng, shards, state
-from alignvar_arch.training.distributed import agreed, check_same
+from alignvar_arch.training.distributed import agreed, check_same, gathered
 from alignvar_arch.training.feed import Feed, validation_loader
 from alignvar_arch.training.progress import Progress
 from alignvar_arch.training.recovery import Diverged, Recovery, slow_down
@@ -45,6 +46,8 @@ class Run:
         self.opt, self.file = opt, file
         self.held = experiment.HeldBack()
         self.logger = logging.getLogger("basicsr")
+        if "resume_note" in opt["path"]:
+            self.logger.info(opt["path"].pop("resume_note"))
         torch.backends.cudnn.benchmark = True
         blocks = opt["datasets"]
         train_set = datasets(blocks["train"])
@@ -57,16 +60,16 @@ class Run:
         self.begun = False
         self._path = copy.deepcopy(opt["path"])  # a run that goes back to where it began begins with these
         self._random = rng.get()
-        self.recovery = Recovery(opt["train"].get("nonfinite"))
         saved = self._read_state(force_resume)
+        self.recovery = Recovery(opt["train"].get("nonfinite"), (saved or {}).get("skipped_in_all", 0))
         self._build(saved)
         # The optimiser goes on with the state's own tensors; nobody else keeps them.
         kept = ("iter", "saved", "owes_validation", "skipped")
-        self.resumed = None if saved is None else {key: saved.get(key) for key in kept}
+        self.resumed = None if saved is None else {"exact": saved.get("matters") == self.matters,
+                                                   **{key: saved.get(key) for key in kept}}
 
     def _read_state(self, force: bool) -> dict | None:
         path = self.opt["path"].get("resume_state")
-        self._changed: list[str] = []
         if not path:
             return None
         found = resuming.read(path)
@@ -76,7 +79,6 @@ class Run:
             if not force:
                 raise
             self.logger.warning(f"--force_resume: {error}")
-            self._changed = state.changed(found, self.matters)
         return found
 
     def _build(self, saved: dict | None) -> None:
@@ -84,7 +86,7 @@ class Run:
         self.model = build_model(self.opt)
         self.model.save_training_state = _not_by_itself
         if saved is not None:
-            state.restore(self.model, saved, self._changed)
+            state.restore(self.model, saved, state.changed(saved, self.matters))
             states = saved.get("rng", [])
             if self.opt["rank"] < len(states):
                 rng.put(states[self.opt["rank"]])
@@ -126,9 +128,12 @@ class Run:
         started = time.monotonic()
         with Watch() as watch, Progress(self.opt, done, self.total, order.batch * order.world, self.board) as progress:
             if saved is not None and saved["owes_validation"]:
-                self._validate(done, watch)
+                _, owes = self._validate(done, watch)
+                # A state of another experiment, or of other options, stays as it is.
+                if own and saved["exact"] and not owes:
+                    self._save(done, owes_validation=False, anew=False)
                 stop = self._asked(self.total, watch)
-                if stop:  # the state still owes it
+                if stop:
                     raise ending(stop)
             while done < self.total:
                 try:
@@ -156,22 +161,29 @@ class Run:
             says = iteration % opt["logger"]["print_freq"] == 0
             due = iteration % opt["logger"]["save_checkpoint_freq"] == 0
             validates = self.validations and (iteration % val_freq == 0 or iteration == self.total)
-            if says or due or model.device.type == "cpu":  # on a GPU, looking waits for it
+            if says or due or self.recovery.looks(iteration, model.device):
                 self.recovery.check()
             if says:
-                progress.say(self.feed.order.epoch(iteration), model.get_current_learning_rate(),
-                             model.get_current_log())
+                self._say(iteration, progress)
             stop = self._asked(iteration, watch)
-            better, owes = False, bool(validates and stop)
+            saves = bool(stop) or (due and not self._skipping(iteration))
+            if saves:
+                self._save(iteration, owes_validation=bool(validates))
             if validates and not stop:
                 better, owes = self._validate(iteration, watch)
                 stop = self._asked(iteration, watch)
-            due = due or (better and self.checkpoints.keep)
-            if stop or (due and not self._skipping(iteration)):
-                self._save(iteration, owes)
+                is_best = better and self.checkpoints.keep and not due and not self._skipping(iteration)
+                if saves or stop or is_best:
+                    self._save(iteration, owes, anew=not saves)
             if stop:
                 raise ending(stop)
             waiting = time.monotonic()
+
+    def _say(self, iteration: int, progress: Progress) -> None:
+        progress.say(self.feed.order.epoch(iteration), self.model.get_current_learning_rate(),
+                     self.model.get_current_log(), self.recovery.skipped_in_all())
+        if hasattr(self.model, "tell_by_scale"):
+            self.model.tell_by_scale(self.board, iteration)
 
     def _asked(self, iteration: int, watch: Watch) -> int | None:
         """The signal on which every rank stops after this iteration, or None."""
@@ -200,14 +212,17 @@ class Run:
             return False, True
         return _best(self.model) != best, False
 
-    def _save(self, iteration: int, owes_validation: bool) -> None:
-        self.logger.info("Saving models and training states.")
+    def _save(self, iteration: int, owes_validation: bool, anew: bool = True) -> None:
+        """Saves a checkpoint; where it is there already and not `anew`, its state only, which knows more by now."""
+        if anew:
+            self.logger.info("Saving models and training states.")
         content = {"epoch": self.feed.order.epoch(iteration), "iter": iteration, "seed": self.opt["manual_seed"],
                    "matters": self.matters, "rng": state.all_rng(), "owes_validation": owes_validation,
-                   "skipped": self.recovery.skipped(),
+                   "skipped": self.recovery.skipped(), "skipped_in_all": self.recovery.skipped_in_all(),
                    **state.capture(self.model)}
-        self.model.save(content["epoch"], iteration)
-        if content["shards"]:
+        if anew:
+            self.model.save(content["epoch"], iteration)
+        if anew and content["shards"]:
             shards.write(self.checkpoints.shards(iteration), self.model.net_g, self.model.optimizer_g)
         self.checkpoints.write_state(iteration, content, best=_best(self.model))
 
@@ -216,8 +231,7 @@ class Run:
 
         Before there is one, that is the run's beginning.
         """
-        file = self._last_good()
-        iteration = 0 if file is None else int(file.stem)
+        file, iteration = self._last_good()
         factor = self.recovery.factor(iteration)
         if factor is None:
             raise UserError(f"{problem}; the run ends, its newest good checkpoint is of iteration {iteration}. Lower "
@@ -234,8 +248,8 @@ class Run:
         self.checkpoints.set_aside(iteration)
         return iteration
 
-    def _last_good(self) -> Path | None:
-        """The state to go back to, `path` being pointed at its weights; None is the run's beginning."""
+    def _last_good(self) -> tuple[Path | None, int]:
+        """The state to go back to, `path` being pointed at its weights, and its iteration; None is the beginning."""
         for file in filter(Path.is_file, map(self.checkpoints.state, reversed(self.checkpoints.saved))):
             try:
                 found = resuming.use(self.opt, file)
@@ -243,17 +257,18 @@ class Run:
                 self.logger.warning(f"passed over: {error}")
                 continue
             if not any(found.get("skipped", [])):
-                return file
+                return file, found["iter"]
         self.opt["path"] = copy.deepcopy(self._path)
-        return Path(self._path["resume_state"]) if self.resumed is not None else None
+        return (None, 0) if self.resumed is None else (Path(self._path["resume_state"]), self.resumed["iter"])
 
 
 def _best(model: BaseModel) -> int | None:
-    """The iteration at which the first metric of the first validation set was best, or None before there is one."""
-    for metrics in getattr(model, "best_metric_results", {}).values():
-        for record in metrics.values():
-            return record["iter"] if record["iter"] >= 0 else None
-    return None
+    """The iteration at which the first metric of the first validation set was best, or None before there is one.
+
+    Every process must call it: where the first one validates alone, it alone knows, and all are to act alike.
+    """
+    records = [record for metrics in getattr(model, "best_metric_results", {}).values() for record in metrics.values()]
+    return gathered(records[0]["iter"] if records and records[0]["iter"] >= 0 else None)[0]
 
 
 def _not_by_itself(epoch: int, current_iter: int) -> None:

@@ -37,13 +37,17 @@ class Guard:
     """
 
     def __init__(self, optimizers: list[torch.optim.Optimizer]):
-        self.in_a_row = [0] * len(optimizers)
+        self.in_a_row, self.in_all = [0] * len(optimizers), [0] * len(optimizers)
         for number, optimizer in enumerate(optimizers):
             optimizer.register_step_pre_hook(functools.partial(self._look, number))
 
     def skipped_in_a_row(self) -> int:
         """How many of the last steps were skipped, of the optimiser where it were most."""
         return max(self.in_a_row)
+
+    def skipped_in_all(self) -> int:
+        """How many steps were skipped, of the optimiser where it were most."""
+        return max(self.in_all)
 
     def _look(self, number: int, optimizer: torch.optim.Optimizer, _arguments, _named) -> None:
         parameters = [entry for group in optimizer.param_groups for entry in group["params"] if entry.grad is not None]
@@ -54,6 +58,7 @@ class Guard:
             self.in_a_row[number] = 0
             return
         self.in_a_row[number] += 1
+        self.in_all[number] += 1
         for entry in parameters:
             entry.grad = None
 
@@ -66,43 +71,55 @@ class Recovery:
 
     Args:
         options: that block, or None.
+        in_all: how many steps the run has skipped before.
     """
 
-    def __init__(self, options: dict | None):
+    def __init__(self, options: dict | None, in_all: int = 0):
         self.limit = (options or {}).get("limit", LIMIT)
         self.halves = (options or {}).get("then", THEN) == "halve"
         self._halvings, self._since = 0, -1
         self._source = None
+        self._before = self._told = in_all
 
     def watch(self, model: BaseModel, skipped: list[int] | None = None) -> None:
-        """Watches over a model, one with `skipped_in_a_row` or any other, which is then guarded.
+        """Watches over a model, one with `skipped_in_a_row` and `skipped_in_all` or any other, which is then guarded.
 
         Args:
             model: it.
             skipped: what `skipped` gave when the state was written that the model goes on from.
         """
-        self._source = model if hasattr(model, "skipped_in_a_row") else Guard(model.optimizers)
+        counts = hasattr(model, "skipped_in_a_row") and hasattr(model, "skipped_in_all")
+        self._source = model if counts else Guard(model.optimizers)
         if isinstance(self._source, Guard) and skipped is not None and len(skipped) == len(model.optimizers):
             self._source.in_a_row = list(skipped)
 
     def let_go(self) -> None:
-        """Forgets the model, so that nothing keeps its memory."""
-        self._source = None
+        """Forgets the model, so that nothing keeps its memory; not what it has skipped."""
+        self._before, self._source = self.skipped_in_all(), None
 
     def skipped(self) -> list[int]:
         """How many of the last steps were skipped, by optimiser where it is known; what a state holds."""
         return self._source.in_a_row if isinstance(self._source, Guard) else [self._source.skipped_in_a_row()]
 
+    def skipped_in_all(self) -> int:
+        """How many steps the run has skipped, those that it went back from among them."""
+        return self._before + self._source.skipped_in_all()
+
+    def looks(self, iteration: int, device: torch.device) -> bool:
+        """Whether to check after any iteration like this; looking waits for a GPU, which is thus left to itself."""
+        return device.type == "cpu" or iteration % self.limit == 0
+
     def check(self) -> None:
-        """Warns about skipped steps.
+        """Warns about the steps that were skipped since it was last asked.
 
         Raises:
             Diverged: they are as many as the limit.
         """
-        skipped = max(self.skipped())
-        if skipped:
-            logging.getLogger("basicsr").warning(
-                f"The last {skipped} steps were skipped: their losses or gradients are not finite.")
+        skipped, in_all = max(self.skipped()), self.skipped_in_all()
+        if in_all > self._told:
+            logging.getLogger("basicsr").warning(f"Steps skipped, their losses or gradients not being finite: "
+                                                 f"{in_all - self._told} since the last look, {in_all} in all.")
+        self._told = in_all
         if skipped >= self.limit:
             raise Diverged(f"{skipped} steps in a row had losses or gradients that are not finite")
 

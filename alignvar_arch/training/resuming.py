@@ -15,13 +15,14 @@ def find(opt: dict) -> list[str]:
     """Finds the state that `--auto_resume` or `path.resume_state` asks for, and points `path` at its weights.
 
     `path.resume_state` and `path.resume_from` (epoch, iteration, seed) are set, or resume_state stays None where there
-    is nothing to resume from. A network that the experiment never saves, a frozen one, keeps its own weights.
+    is nothing to resume from. A network that the experiment never saves, a frozen one, keeps its own weights. What was
+    found is a sentence in `path.resume_note`, for the run's log, which there is not yet.
 
     Args:
         opt: complete options; `path` is changed.
 
     Returns:
-        Sentences about what was found and what was passed over.
+        Sentences about what was passed over; on rank 0, since all pass over the same.
 
     Raises:
         UserError: the state that is asked for is not whole, or none of several is.
@@ -39,14 +40,16 @@ def find(opt: dict) -> list[str]:
         except UserError as error:
             passed.append(f"passed over: {error}")
             continue
-        return [*passed, f"resuming from {state}, the newest whole one."]
+        path["resume_note"] = "; ".join([f"resuming from {state}, the newest whole one", *passed])
+        return passed if opt["rank"] == 0 else []
     if states:
         raise UserError(f"--auto_resume: none of the {len(states)} training states in {path['training_states']} is "
                         f"whole; the newest: {passed[0].removeprefix('passed over: ')}")
     if path.get("resume_state"):
         use(opt, Path(path["resume_state"]))
         return []
-    return [f"--auto_resume finds no training state in {path['training_states']}; the run starts from the beginning."]
+    path["resume_note"] = f"--auto_resume finds no training state in {path['training_states']}; the run starts afresh."
+    return []
 
 
 def newest_first(folder: str) -> list[Path]:

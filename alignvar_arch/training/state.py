@@ -4,7 +4,8 @@ Beside BasicSR's `epoch`, `iter`, `optimizers` and `schedulers` a state has `rng
 the model's `training_state` gives), `pools` (of BasicSR's Real-ESRGAN models, one a process), `shards` (whether the
 optimiser's averages are in `ITER.shards` beside it), `best` (BasicSR's best metrics), `seed`, `matters` (the options
 and data that the course of a run depends on), `saved` (the iterations whose checkpoints the run has written and not
-removed), `owes_validation` (a signal cut it short) and `skipped` (how many of the last steps were).
+removed), `owes_validation` (it was to come, or cut short), `skipped` (how many of the last steps were) and
+`skipped_in_all` (how many were since the run began).
 """
 
 import hashlib
