@@ -50,7 +50,7 @@ def train(jobs: list[list[str] | str], count: int = 2) -> str:
     Every process writes what it takes for the validations' results to `figures_RANK.txt`.
     """
     code, said = ended(launch(__file__, json.dumps([(free_port(), job) for job in jobs]), count=count))
-    if code and "EADDRINUSE" in said:  # somebody was faster
+    if code and "has failed to listen" in said:  # somebody has been given the port meanwhile
         code, said = ended(launch(__file__, json.dumps([(free_port(), job) for job in jobs]), count=count))
     assert code == 0, said
     return said
