@@ -42,9 +42,10 @@ setup(
         "test": TEST,
         "dev": [*TEST, "ruff>=0.6", "pre-commit>=3"],
         "metrics": ["pyiqa>=0.1.15"],
+        "wandb": ["wandb>=0.16"],
     },
     entry_points={
-        "console_scripts": ["basicsr = alignvar_arch.cli:main"],
+        "console_scripts": ["basicsr = alignvar_arch.cli:entry"],
         "basicsr.plugins": ["alignvar = alignvar_arch"],
     },
 )

@@ -1,7 +1,5 @@
 """`python -m alignvar_arch` is the console command `basicsr`."""
 
-import sys
+from alignvar_arch.cli import entry
 
-from alignvar_arch.cli import main
-
-sys.exit(main())
+entry()

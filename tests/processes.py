@@ -81,6 +81,7 @@ def scalars(name: str) -> dict[str, dict[int, float]]:
 
 def _work() -> None:
     from alignvar_arch.cli import main  # before BasicSR, which it mends
+    from alignvar_arch.training import distributed
     from basicsr.models.base_model import BaseModel  # isort: skip
 
     update, rank = BaseModel._update_best_metric_result, os.environ["RANK"]
@@ -93,6 +94,7 @@ def _work() -> None:
     BaseModel._update_best_metric_result = noting
     del os.environ["TORCHELASTIC_USE_AGENT_STORE"]  # which is for one meeting
     faulthandler.dump_traceback_later(LIMIT - 10, exit=True)
+    code = 0
     for port, job in json.loads(sys.argv[1]):
         os.environ["MASTER_PORT"] = str(port)
         if isinstance(job, str):
@@ -101,7 +103,8 @@ def _work() -> None:
             continue
         code = main(["train", "--launcher", "pytorch", *job])
         if code:
-            sys.exit(code)
+            break
+    distributed.leave(code)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ import signal
 import sys
 import threading
 import warnings
+from typing import NoReturn
 
 from alignvar_arch.cli import plugins
 from alignvar_arch.compat.registries import nearest
 from alignvar_arch.errors import Terminated, UserError
+from alignvar_arch.training import distributed
 
 COMMANDS = {
     "train": "train a network from an options file",
@@ -63,6 +65,14 @@ def main(argv: list[str] | None = None) -> int:
     except Terminated as interrupt:
         print(f"basicsr: terminated. {interrupt}".rstrip(), file=sys.stderr)
         return 143
+
+
+def entry() -> NoReturn:
+    """The process of the console command: `main`, then its exit code."""
+    code = main()
+    if "RANK" in os.environ:  # one of several processes
+        distributed.leave(code)
+    sys.exit(code)
 
 
 def sentence(error: UserError) -> str:

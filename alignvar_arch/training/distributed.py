@@ -5,6 +5,7 @@ Options read from `dist_params`: `backend` (`auto`, the default: nccl on GPUs, g
 process waits for the others when a run starts, default 300).
 """
 
+import atexit
 import contextlib
 import datetime
 import fcntl
@@ -12,10 +13,12 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -195,6 +198,18 @@ def stop(together: bool = True) -> None:
         if together:
             dist.barrier()
         dist.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process as `sys.exit` does, but without taking the interpreter apart.
+
+    gloo's threads let go of Python's objects late, and one that wants the interpreter while it is being taken apart
+    aborts the process, whose work is done and saved (torch 2.14, about one end in twenty on a busy machine).
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @contextlib.contextmanager
