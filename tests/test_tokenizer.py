@@ -97,3 +97,12 @@ def test_attention_over_large_maps_is_by_windows_that_leave_no_seam(monkeypatch)
     monkeypatch.setattr(SpatialAttention, "window", 16)
     flat = torch.ones(1, 32, 40, 24) * torch.randn(1, 32, 1, 1)
     torch.testing.assert_close(attention(flat), attention(flat[..., :16, :16])[..., :1, :1].expand_as(flat))
+
+
+@pytest.mark.parametrize("target", ["image", "residual"])
+def test_a_picture_may_be_made_in_place_of_what_was_decoded(target):
+    net, decoded = small.tokenizer(target=target), torch.randn(2, 3, 16, 16)
+    lr, kept = torch.rand(2, 3, 4, 4), decoded.clone()
+    picture = net.to_image(decoded, lr)
+    assert torch.equal(decoded, kept)
+    assert torch.equal(net.to_image(decoded, lr, own=True), picture) and torch.equal(decoded, picture)

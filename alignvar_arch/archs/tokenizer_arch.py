@@ -95,11 +95,15 @@ class AlignVARTokenizer(nn.Module):
             return 2 * gt - 1
         return 4 * (gt - bicubic(lr, gt.shape[-2:]))
 
-    def to_image(self, decoded: torch.Tensor, lr: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the picture (B, 3, H, W) in [0, 1], not clamped, that a decoder output stands for."""
+    def to_image(self, decoded: torch.Tensor, lr: torch.Tensor | None = None, own: bool = False) -> torch.Tensor:
+        """Return the picture (B, 3, H, W) in [0, 1], not clamped, that a decoder output stands for.
+
+        ``own`` tells that nobody needs ``decoded`` again: it becomes the picture, which saves copies of large ones.
+        """
+        image = decoded if own else decoded.clone()
         if self.target == "image":
-            return (decoded + 1) / 2
-        return bicubic(lr, decoded.shape[-2:]) + decoded / 4
+            return image.add_(1).div_(2)
+        return image.div_(4).add_(bicubic(lr, image.shape[-2:]))
 
     def encode_latent(self, x: torch.Tensor) -> torch.Tensor:
         """Return z (B, C, S, S) of a target (B, 3, S·factor, S·factor).

@@ -87,7 +87,7 @@ def picture(net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor, *, sc
                            guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, seed=seed,
                            progress=progress)
     made = decode(tokenizer, f_hat, lr, scale=scale, tile=decode_tile, keep=keep)
-    return fix_colour(made, lr, colour).clamp(0, 1)
+    return fix_colour(made, lr, colour).clamp_(0, 1)
 
 
 @torch.no_grad()
@@ -115,4 +115,4 @@ def decode(tokenizer: AlignVARTokenizer, f_hat: torch.Tensor, lr: torch.Tensor, 
     else:
         decoded = decode_tiled(tokenizer, f_hat, tile, keep)
     height, width = lr.shape[-2] * scale, lr.shape[-1] * scale
-    return tokenizer.to_image(decoded[..., :height, :width].float(), lr)
+    return tokenizer.to_image(decoded[..., :height, :width].float(), lr, own=True)
