@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +245,50 @@ def test_running_out_of_memory_in_decoding_takes_ever_smaller_pieces(files, monk
     monkeypatch.setattr(Upsample, "forward", greedy_for_memory)
     made = upscaler(image, less=told.append)
     assert told == ["pieces of 80 pixels", "pieces of 40 pixels"] and np.abs(made.astype(int) - expected).max() <= 1
+
+
+def test_the_colours_are_no_reason_to_decode_again(files, monkeypatch):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    upscaler, told = Upscaler.from_file(*files, device="cpu"), []
+    monkeypatch.setattr("alignvar_arch.inference.upscaler.fix_colour", exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        upscaler(noise(40, 30, 3), less=told.append)
+    assert not told
+
+
+def anonymous() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.parametrize(("colour", "channels"), [("off", 3), ("off", 4), ("off", 1), ("adain", 3), ("wavelet", 3)])
+def test_pixels_take_no_more_memory_than_is_said(files, colour, channels, monkeypatch):
+    """What the networks make is replaced, so that only the pictures around them count."""
+    upscaler, side, peak, done = Upscaler.from_file(*files, device="cpu", colour=colour), 450, 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(5e-4):
+            peak = max(peak, anonymous())
+
+    monkeypatch.setattr("alignvar_arch.inference.upscaler.upscale_latent",
+                        lambda *_, **__: torch.zeros(1, 4, side, side))
+    upscaler.tokenizer.target = "residual"  # which takes more
+    monkeypatch.setattr(memory, "pieces", lambda *_: [memory.Piece(8, 0)])
+    monkeypatch.setattr("alignvar_arch.inference.picture.decode_tiled",
+                        lambda *_: torch.zeros(1, 3, 4 * side, 4 * side).add_(0.1))
+    image = noise(side, side, channels)
+    before, watcher = anonymous(), threading.Thread(target=watch)
+    watcher.start()
+    try:
+        upscaler(image)
+    finally:
+        done.set()
+        watcher.join()
+    said = memory.picture_bytes(4 * side, 4 * side)
+    assert 0.3 * said < peak - before < 1.1 * said
 
 
 def test_too_little_for_one_tile_is_a_sentence_and_other_errors_stay_themselves():

@@ -18,7 +18,7 @@ from alignvar_arch.errors import UserError
 T = TypeVar("T")
 # Live at once: maps of a level's width in the transformer, in the condition encoder and in the decoder; fp32 logits
 # when sampling; fp32 pictures of the result's size around the networks.
-STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, SAMPLED_LOGITS, PICTURES = 20, 3, 8, 9, 5
+STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, SAMPLED_LOGITS, PICTURES = 20, 3, 8, 9, 3
 LEAST_SIDE = 8  # latent pixels of a piece; smaller ones are mostly surroundings
 
 
