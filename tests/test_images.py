@@ -48,6 +48,12 @@ def test_lossy_formats_come_back_nearly(tmp_path, kind, channels):
     assert np.abs(back.pixels.astype(int) - picture.pixels).max() <= 8
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_grey_becomes_colour_in_a_webp_and_leaves_its_profile(tmp_path, channels):
+    back = images.read(stored(tmp_path / "x", Picture(pixels(channels), SRGB), "WEBP"))
+    assert back.pixels.shape[2] == channels + 2 and back.icc is None
+
+
 def test_sixteen_bit_tiff_with_grey_and_alpha_holds_what_it_is_given(tmp_path):
     picture = Picture(pixels(2, 16))
     np.testing.assert_array_equal(tifffile.imread(stored(tmp_path / "x", picture, "TIFF")), picture.pixels)
