@@ -339,6 +339,21 @@ def test_free_memory_is_what_the_shell_allows(monkeypatch):
     assert 0 <= memory.free(cpu) <= 2**20 < most
 
 
+@pytest.mark.parametrize(("folder", "limit", "usage", "cached"), [
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")])
+def test_free_memory_is_what_the_container_allows_and_cached_files_make_room(tmp_path, folder, limit, usage, cached):
+    assert memory.container(tmp_path) is None
+    place = tmp_path / folder
+    place.mkdir(exist_ok=True)
+    (place / "memory.stat").write_text(f"anon 5\n{cached} 300\nactive_file 7\n")
+    (place / usage).write_text("900\n")
+    (place / limit).write_text("1000\n")
+    assert memory.container(tmp_path) == 400
+    (place / limit).write_text("max\n")
+    assert memory.container(tmp_path) is None
+
+
 def test_a_picture_for_which_memory_is_too_small_is_named_before_the_work(command, monkeypatch):
     write("in/a.png")
     monkeypatch.setattr("alignvar_arch.cli.upscale.free", lambda device: 2**10)
