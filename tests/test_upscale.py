@@ -1,4 +1,5 @@
 """`basicsr upscale` and `Upscaler`: any picture, the same picture again, little memory, and what users get wrong."""
+import io
 import json
 import os
 import resource
@@ -14,6 +15,7 @@ import small
 import torch
 import yaml
 from PIL import Image
+from tqdm import tqdm
 
 from alignvar_arch import Upscaler
 from alignvar_arch.archs.layers.conv import Upsample
@@ -515,6 +517,38 @@ def test_a_full_disk_is_named_and_leaves_no_half_picture(command):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert code == 1 and "cannot write out/a_x4.png: File too large." in err and written() == ["b_x4.png"]
+
+
+def test_nothing_lies_in_the_folder_while_a_picture_is_made(command, monkeypatch):
+    """So that nothing is left where the command is killed."""
+    write("in/a.png")
+    seen, upscale = [], Upscaler.__call__
+    monkeypatch.setattr(Upscaler, "__call__", lambda *given: seen.append(os.path.exists("out")) or upscale(*given))
+    assert command("in", "-o", "out")[0] == 0 and seen == [False] and written() == ["a_x4.png"]
+
+
+def test_the_bar_counts_decoding_and_forgets_what_failed(command, monkeypatch):
+    bars = []
+
+    class Bar(tqdm):
+        def __init__(self, **settings):
+            super().__init__(**{**settings, "disable": False, "file": io.StringIO(), "mininterval": 0})
+            self.steps = []
+            bars.append(self)
+
+        def update(self, n=1):
+            super().update(n)
+            self.steps.append(self.n)
+
+    monkeypatch.setattr("alignvar_arch.cli.upscale.tqdm", Bar)
+    write("in/a.png", 4, 4, 3)
+    Path("in/b.png").write_bytes(write("x.png", 60, 60, 3).read_bytes()[:5000])
+    write("in/c.png", 4, 9, 3)
+    assert command("in", "-o", "out")[0] == 1
+    (bar,) = bars
+    few, many = 1, bar.total // 2 - 1
+    assert many > 1 and "decoding" in bar.fp.getvalue()
+    assert sorted(set(bar.steps)) == [0, few, 2 * few, 2 * few + many, bar.total]
 
 
 def test_an_interrupted_command_leaves_whole_pictures_and_says_how_to_go_on(files, tmp_path):
