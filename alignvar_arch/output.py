@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,27 @@ def new_folder(path: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         _remove_empty(made)
+
+
+def check_file(path: Path) -> None:
+    """Refuses a place where no file can be written, as far as that can be told without writing.
+
+    Raises:
+        UserError: `path` is a folder or no possible name, or the nearest folder that exists cannot be written.
+    """
+    try:
+        code = errno.EISDIR if stat.S_ISDIR(path.lstat().st_mode) else None
+    except FileNotFoundError:
+        code = None
+    except OSError as error:  # too long a name, or a file in place of a folder
+        code = error.errno
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if code is None and not folder.is_dir():
+        code = errno.ENOTDIR
+    if code is None and not os.access(folder, os.W_OK | os.X_OK):
+        code = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+    if code is not None:
+        raise UserError(f"cannot write {path}: {os.strerror(code)}.")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The colour fix: shifted colours come back, details stay."""
 import pytest
 import torch
+import torch.nn.functional as F
 
 from alignvar_arch.archs.tokenizer_arch import bicubic
 from alignvar_arch.inference.colour import fix_colour
@@ -35,6 +36,16 @@ def test_wavelet_takes_a_slow_ramp_back(pair):
     lr, picture = pair
     fixed = fix_colour(picture + torch.linspace(0, 0.2, 48), lr, "wavelet")
     assert (fixed - picture).abs().mean() < 0.2 * 0.1
+
+
+@pytest.mark.parametrize("size", [(36, 48), (1, 5), (70, 3)])
+def test_wavelet_is_five_convolutions_of_what_is_missing(size):
+    lr, picture = torch.rand(2, 3, 9, 12), torch.rand(2, 3, *size)
+    low = bicubic(lr, size) - picture
+    kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).div(16).expand(3, 1, 3, 3)
+    for reach in (1, 2, 4, 8, 16):
+        low = F.conv2d(F.pad(low, (reach,) * 4, mode="replicate"), kernel, dilation=reach, groups=3)
+    torch.testing.assert_close(fix_colour(picture, lr, "wavelet"), picture + low, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("how", ["off", "wavelet", "adain"])

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference import images
 from alignvar_arch.inference.images import Picture
-from alignvar_arch.output import new_file
+from alignvar_arch.output import check_file, new_file
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -46,6 +46,12 @@ def test_lossy_formats_come_back_nearly(tmp_path, kind, channels):
     back = images.read(stored(tmp_path / "x", picture, kind))
     assert back.pixels.shape == picture.pixels.shape and back.icc == SRGB
     assert np.abs(back.pixels.astype(int) - picture.pixels).max() <= 8
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_grey_becomes_colour_in_a_webp_and_leaves_its_profile(tmp_path, channels):
+    back = images.read(stored(tmp_path / "x", Picture(pixels(channels), SRGB), "WEBP"))
+    assert back.pixels.shape[2] == channels + 2 and back.icc is None
 
 
 def test_sixteen_bit_tiff_with_grey_and_alpha_holds_what_it_is_given(tmp_path):
@@ -209,6 +215,22 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*file/x.png: File exists."), new_file(
             tmp_path / "file" / "x.png"):
         pytest.fail("the work has begun")
+
+
+def test_a_place_is_checked_without_leaving_anything(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dead").symlink_to("nowhere")
+    for name in ("x.png", "new/deep/x.png", "file"):
+        check_file(tmp_path / name)
+    for name, reason in (("file/x.png", "Not a directory"), ("folder", "Is a directory"), ("x" * 300, "too long"),
+                         ("dead/x.png", "Not a directory")):
+        with pytest.raises(UserError, match=f"cannot write .*{reason}"):
+            check_file(tmp_path / name)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # a superuser may write anywhere
+    with pytest.raises(UserError, match="cannot write .*new/x.png: Permission denied"):
+        check_file(tmp_path / "new" / "x.png")
+    assert sorted(os.listdir(tmp_path)) == ["dead", "file", "folder"]
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):

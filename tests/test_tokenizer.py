@@ -4,7 +4,9 @@ import small
 import torch
 
 from alignvar_arch.archs import AlignVARTokenizer
-from alignvar_arch.archs.layers.conv import SpatialAttention
+from alignvar_arch.archs.layers.conv import SpatialAttention, _attend
+from alignvar_arch.archs.loading import load
+from alignvar_arch.inference.pairing import TOKENIZER
 from alignvar_arch.losses import VQLoss
 
 
@@ -97,3 +99,34 @@ def test_attention_over_large_maps_is_by_windows_that_leave_no_seam(monkeypatch)
     monkeypatch.setattr(SpatialAttention, "window", 16)
     flat = torch.ones(1, 32, 40, 24) * torch.randn(1, 32, 1, 1)
     torch.testing.assert_close(attention(flat), attention(flat[..., :16, :16])[..., :1, :1].expand_as(flat))
+
+
+@pytest.mark.parametrize("target", ["image", "residual"])
+def test_a_picture_may_be_made_in_place_of_what_was_decoded(target):
+    net, decoded = small.tokenizer(target=target), torch.randn(2, 3, 16, 16)
+    lr, kept = torch.rand(2, 3, 4, 4), decoded.clone()
+    picture = net.to_image(decoded, lr)
+    assert torch.equal(decoded, kept)
+    assert torch.equal(net.to_image(decoded, lr, own=True), picture) and torch.equal(decoded, picture)
+
+
+@torch.no_grad()
+def test_attention_by_windows_is_attention_where_one_covers_all_or_only_neighbours_count():
+    attention = SpatialAttention(32)
+    q, v = torch.randn(2, 2, 32, 12, 20, generator=torch.Generator().manual_seed(0))
+    attention.window = 20
+    for qkv in (torch.cat([q, q, v], 1), torch.cat([4 * q, 4 * q, v], 1)):  # of all positions, and of the own one
+        torch.testing.assert_close(attention._by_windows(qkv), _attend(qkv), atol=1e-5, rtol=0)
+    attention.window = 8
+    torch.testing.assert_close(attention._by_windows(qkv), _attend(qkv), atol=1e-3, rtol=0)
+
+
+@torch.no_grad()
+def test_attention_by_windows_hardly_changes_what_the_shipped_tokenizer_decodes(monkeypatch):
+    net = load(TOKENIZER)
+    codes = torch.randint(0, net.quantize.codebook_size, (1, 12, 20), generator=torch.Generator().manual_seed(0))
+    f_hat, lr = net.quantize.embedding(codes).permute(0, 3, 1, 2), torch.zeros(1, 3, 24, 40)
+    plain = net.to_image(net.decode(f_hat), lr)
+    monkeypatch.setattr(SpatialAttention, "window", 8)
+    apart = 255 * (net.to_image(net.decode(f_hat), lr) - plain).abs().max()
+    assert 0 < apart < 0.5  # grey levels

@@ -1,10 +1,12 @@
 """`basicsr upscale` and `Upscaler`: any picture, the same picture again, little memory, and what users get wrong."""
+import io
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +15,20 @@ import small
 import torch
 import yaml
 from PIL import Image
+from tqdm import tqdm
 
 from alignvar_arch import Upscaler
 from alignvar_arch.archs.layers.conv import Upsample
+from alignvar_arch.archs.loading import load
 from alignvar_arch.archs.tokenizer.codebook import codebook_hash
 from alignvar_arch.checkpoints import write_safetensors
 from alignvar_arch.cli import main
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference import images, memory
-from alignvar_arch.inference.upscaler import fill_transparent
+from alignvar_arch.inference.pairing import MODEL
+from alignvar_arch.inference.pairing import TOKENIZER as TOKENIZER_FILE
+from alignvar_arch.inference.picture import picture
+from alignvar_arch.inference.upscaler import PRECISIONS, fill_transparent
 
 TOKENIZER = {"type": "AlignVARTokenizer", "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "codebook_size": 24,
              "latent_dim": 4, "scales": list(small.SCALES), "num_phi": 2}
@@ -78,6 +85,13 @@ def written(folder: str = "out") -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
 
 
+def directly(net, tokenizer, image: np.ndarray, **settings) -> np.ndarray:
+    """What the networks make of an image without ``Upscaler``, by its defaults."""
+    lr = torch.tensor(image).permute(2, 0, 1)[None] / 255
+    made = picture(net, tokenizer, lr, **{"top_k": 0, "top_p": 0.8, "temperature": 0.8, **settings})
+    return made[0].permute(1, 2, 0).mul(255).round().numpy()
+
+
 # The Python API
 
 
@@ -87,6 +101,17 @@ def test_any_size(upscaler, size):
     made = upscaler(noise(*size, 3), done.append)
     assert made.shape == (4 * size[0], 4 * size[1], 3) and made.dtype == np.uint8
     assert sum(done) == upscaler.tiles(*size)
+
+
+@pytest.mark.parametrize(("size", "scale"), [((1, 1), 4), ((3, 500), 4), ((127, 129), 4), ((512, 1), 4),
+                                             ((1000, 700), 2)])
+def test_sizes_of_pictures(size, scale):
+    """With tiles of 64 pixels and more; the large one by a factor of two, as four takes ten seconds."""
+    tokenizer = small.tokenizer(ch_mult=(1, 1, 1, 1, 1), num_res_blocks=0, scales=(1, 4, 16))
+    upscaler = Upscaler(small.transformer(depth=1, scales=(1, 4, 16)), tokenizer, scale=scale, top_k=1)
+    made = upscaler(noise(*size, 3))
+    assert made.shape == (size[0] * scale, size[1] * scale, 3)
+    assert all(corner.std() > 0 for corner in (made[:4, :4], made[:4, -4:], made[-4:, :4], made[-4:, -4:]))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -150,9 +175,9 @@ def test_defaults_are_those_of_the_shipped_options():
 
 
 def test_the_shipped_model_finds_its_tokenizer():
-    upscaler = Upscaler.from_file(device="cpu")
-    image = np.full((8, 6, 3), 128, np.uint8)
-    assert np.abs(upscaler(image).astype(int) - 128).max() < 40
+    image = noise(8, 6, 3)
+    expected = directly(load(MODEL), load(TOKENIZER_FILE), image)
+    assert np.abs(Upscaler.from_file(device="cpu")(image).astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize(("image", "error", "text"), [
@@ -202,10 +227,14 @@ def test_models_and_tokenizers_that_do_not_belong_together(files, weights, tmp_p
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_other_precisions_make_nearly_the_same_picture(files, precision):
-    made = Upscaler.from_file(*files, device="cpu", precision=precision, top_k=1)(noise(8, 8, 3))
-    exact = Upscaler.from_file(*files, device="cpu", top_k=1)(noise(8, 8, 3))
-    assert made.dtype == np.uint8 and np.abs(made.astype(int) - exact).mean() < 40
+def test_other_precisions_are_networks_of_other_dtypes(files, precision):
+    upscaler = Upscaler.from_file(*files, device="cpu", precision=precision, top_k=1)
+    net, tokenizer = load(files[0], dtype=PRECISIONS[precision]), load(files[1])
+    tokenizer.decoder.to(PRECISIONS[precision])
+    tokenizer.post_quant_conv.to(PRECISIONS[precision])
+    assert {value.dtype for value in upscaler.net.parameters()} == {PRECISIONS[precision]}
+    expected = directly(net, tokenizer, noise(8, 8, 3), top_k=1)
+    assert np.abs(upscaler(noise(8, 8, 3)).astype(int) - expected).max() <= 1
 
 
 # Memory
@@ -244,6 +273,50 @@ def test_running_out_of_memory_in_decoding_takes_ever_smaller_pieces(files, monk
     monkeypatch.setattr(Upsample, "forward", greedy_for_memory)
     made = upscaler(image, less=told.append)
     assert told == ["pieces of 80 pixels", "pieces of 40 pixels"] and np.abs(made.astype(int) - expected).max() <= 1
+
+
+def test_the_colours_are_no_reason_to_decode_again(files, monkeypatch):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    upscaler, told = Upscaler.from_file(*files, device="cpu"), []
+    monkeypatch.setattr("alignvar_arch.inference.upscaler.fix_colour", exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        upscaler(noise(40, 30, 3), less=told.append)
+    assert not told
+
+
+def anonymous() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.parametrize(("colour", "channels"), [("off", 3), ("off", 4), ("off", 1), ("adain", 3), ("wavelet", 3)])
+def test_pixels_take_no_more_memory_than_is_said(files, colour, channels, monkeypatch):
+    """What the networks make is replaced, so that only the pictures around them count."""
+    upscaler, side, peak, done = Upscaler.from_file(*files, device="cpu", colour=colour), 450, 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(5e-4):
+            peak = max(peak, anonymous())
+
+    monkeypatch.setattr("alignvar_arch.inference.upscaler.upscale_latent",
+                        lambda *_, **__: torch.zeros(1, 4, side, side))
+    upscaler.tokenizer.target = "residual"  # which takes more
+    monkeypatch.setattr(memory, "pieces", lambda *_: [memory.Piece(8, 0)])
+    monkeypatch.setattr("alignvar_arch.inference.picture.decode_tiled",
+                        lambda *_: torch.zeros(1, 3, 4 * side, 4 * side).add_(0.1))
+    image = noise(side, side, channels)
+    before, watcher = anonymous(), threading.Thread(target=watch)
+    watcher.start()
+    try:
+        upscaler(image)
+    finally:
+        done.set()
+        watcher.join()
+    said = memory.picture_bytes(4 * side, 4 * side)
+    assert 0.3 * said < peak - before < 1.1 * said
 
 
 def test_too_little_for_one_tile_is_a_sentence_and_other_errors_stay_themselves():
@@ -292,6 +365,21 @@ def test_free_memory_is_what_the_shell_allows(monkeypatch):
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 2**20, -1))
     assert 0 <= memory.free(cpu) <= 2**20 < most
+
+
+@pytest.mark.parametrize(("folder", "limit", "usage", "cached"), [
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")])
+def test_free_memory_is_what_the_container_allows_and_cached_files_make_room(tmp_path, folder, limit, usage, cached):
+    assert memory.container(tmp_path) is None
+    place = tmp_path / folder
+    place.mkdir(exist_ok=True)
+    (place / "memory.stat").write_text(f"anon 5\n{cached} 300\nactive_file 7\n")
+    (place / usage).write_text("900\n")
+    (place / limit).write_text("1000\n")
+    assert memory.container(tmp_path) == 400
+    (place / limit).write_text("max\n")
+    assert memory.container(tmp_path) is None
 
 
 def test_a_picture_for_which_memory_is_too_small_is_named_before_the_work(command, monkeypatch):
@@ -457,6 +545,38 @@ def test_a_full_disk_is_named_and_leaves_no_half_picture(command):
     assert code == 1 and "cannot write out/a_x4.png: File too large." in err and written() == ["b_x4.png"]
 
 
+def test_nothing_lies_in_the_folder_while_a_picture_is_made(command, monkeypatch):
+    """So that nothing is left where the command is killed."""
+    write("in/a.png")
+    seen, upscale = [], Upscaler.__call__
+    monkeypatch.setattr(Upscaler, "__call__", lambda *given: seen.append(os.path.exists("out")) or upscale(*given))
+    assert command("in", "-o", "out")[0] == 0 and seen == [False] and written() == ["a_x4.png"]
+
+
+def test_the_bar_counts_decoding_and_forgets_what_failed(command, monkeypatch):
+    bars = []
+
+    class Bar(tqdm):
+        def __init__(self, **settings):
+            super().__init__(**{**settings, "disable": False, "file": io.StringIO(), "mininterval": 0})
+            self.steps = []
+            bars.append(self)
+
+        def update(self, n=1):
+            super().update(n)
+            self.steps.append(self.n)
+
+    monkeypatch.setattr("alignvar_arch.cli.upscale.tqdm", Bar)
+    write("in/a.png", 4, 4, 3)
+    Path("in/b.png").write_bytes(write("x.png", 60, 60, 3).read_bytes()[:5000])
+    write("in/c.png", 4, 9, 3)
+    assert command("in", "-o", "out")[0] == 1
+    (bar,) = bars
+    few, many = 1, bar.total // 2 - 1
+    assert many > 1 and "decoding" in bar.fp.getvalue()
+    assert sorted(set(bar.steps)) == [0, few, 2 * few, 2 * few + many, bar.total]
+
+
 def test_an_interrupted_command_leaves_whole_pictures_and_says_how_to_go_on(files, tmp_path):
     write(f"{tmp_path}/in/a.png", 3, 3, 3)
     write(f"{tmp_path}/in/b.png", 1000, 700, 3)
@@ -479,10 +599,12 @@ def test_an_interrupted_command_leaves_whole_pictures_and_says_how_to_go_on(file
 
 
 def test_the_shipped_model_upscales_a_photograph(shared, tmp_path, monkeypatch):
-    """PSNR against the photograph is that of `basicsr test` within 1 dB; tiles and rounding differ."""
     monkeypatch.chdir(tmp_path)
-    hr = np.asarray(Image.open(shared / "data/set5/butterfly.png").convert("RGB"))
-    Image.fromarray(hr).resize((64, 64), Image.Resampling.BICUBIC).save("lr.png")
+    hr = Image.open(shared / "data/set5/butterfly.png").convert("RGB")
+    lr = hr.resize((64, 64), Image.Resampling.BICUBIC)
+    lr.save("lr.png")
     assert main(["upscale", "lr.png", "-o", "out", "--device", "cpu"]) == 0
     made = np.asarray(Image.open("out/lr_x4.png")).astype(float)
-    assert made.shape == hr.shape and 10 * np.log10(255 ** 2 / np.square(made - hr).mean()) > 19
+    expected = directly(load(MODEL), load(TOKENIZER_FILE), np.asarray(lr))
+    assert made.shape == (*hr.size[::-1], 3) and np.abs(made - expected).max() <= 1
+    assert 10 * np.log10(255 ** 2 / np.square(made - np.asarray(hr)).mean()) > 19

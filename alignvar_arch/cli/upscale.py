@@ -15,9 +15,9 @@ from alignvar_arch.errors import UserError
 from alignvar_arch.inference import images
 from alignvar_arch.inference.colour import COLOURS
 from alignvar_arch.inference.finding import Job, find
-from alignvar_arch.inference.memory import free, is_exhausted, weights
+from alignvar_arch.inference.memory import free, is_exhausted
 from alignvar_arch.inference.upscaler import PRECISIONS, Upscaler
-from alignvar_arch.output import new_file
+from alignvar_arch.output import check_file, new_file
 
 
 class Failures:
@@ -72,17 +72,22 @@ def _upscale(upscaler: Upscaler, jobs: list[Job], failed: Failures) -> None:
             failed(error)
     if not sizes:
         return
-    total = sum(upscaler.tiles(*size) for size in sizes.values())
-    needed = weights(upscaler.net, upscaler.tokenizer) + max(upscaler.memory(*size) for size in sizes.values())
+    tiles = {job: upscaler.tiles(*size) for job, size in sizes.items()}
+    total = sum(tiles.values())
+    needed = max(upscaler.memory(*size) for size in sizes.values())  # besides the weights, which are loaded already
     print(f"{len(sizes)} pictures, {total} tiles, {upscaler.at_once(total)} at once; the largest needs about "
-          f"{_amount(needed)}, {_amount(free(upscaler.device))} are free on {upscaler.device}")
-    with tqdm(total=total, unit="tile", disable=None) as bar:
+          f"{_amount(needed)} more, {_amount(free(upscaler.device))} are free on {upscaler.device}")
+    # Each tile counts twice, predicted and decoded, so that the bar is not full before a picture is decoded.
+    with tqdm(total=2 * total, unit="step", disable=None) as bar:
         for number, (job, (height, width)) in enumerate(sizes.items(), 1):
             bar.set_description(f"{number}/{len(sizes)} {job.source.name}")
+            begun = bar.n
             try:
                 _upscale_one(upscaler, job, height, width, bar)
             except UserError as error:
                 failed(error)
+                bar.total -= 2 * tiles[job] - (bar.n - begun)
+            bar.set_postfix_str("")
 
 
 def _upscale_one(upscaler: Upscaler, job: Job, height: int, width: int, bar: tqdm) -> None:
@@ -99,15 +104,26 @@ def _upscale_one(upscaler: Upscaler, job: Job, height: int, width: int, bar: tqd
     if needed > left:
         raise UserError(f"cannot upscale {job.source}: {width}x{height} needs about {_amount(needed)} of memory, and "
                         f"{_amount(left)} are free; cut it.")
+    # The file itself is opened last: what kills this process while it computes leaves nothing.
+    check_file(job.target)
+    begun, tiles = bar.n, upscaler.tiles(height, width)
+
+    def count(done: int) -> None:
+        bar.update(done)
+        if bar.n == begun + tiles:
+            bar.set_postfix_str("decoding")
+
     try:
-        with new_file(job.target) as file:
-            picture = images.read(job.source)
-            pixels = upscaler(picture.pixels, bar.update, _say_less)
-            file.write(images.encode(images.Picture(pixels, picture.icc), kind))
+        picture = images.read(job.source)
+        pixels = upscaler(picture.pixels, count, _say_less)
+        content = images.encode(images.Picture(pixels, picture.icc), kind)
     except (RuntimeError, MemoryError) as error:
         if not is_exhausted(error):
             raise
         raise UserError(f"cannot upscale {job.source}: there is not enough memory for {width}x{height}.") from error
+    with new_file(job.target) as file:
+        file.write(content)
+    bar.update(tiles)
     bar.write(f"{job.target}: {pixels.shape[1]}x{pixels.shape[0]}")
 
 

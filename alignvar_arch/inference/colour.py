@@ -43,10 +43,12 @@ def blur_(picture: torch.Tensor) -> torch.Tensor:
     """
     for plane in (plane for one in picture for plane in one):
         for level in range(LEVELS):
-            reach = 2 ** level
-            for axis, padding in ((1, (reach, reach, 0, 0)), (0, (0, 0, reach, reach))):
-                padded = F.pad(plane[None], padding, mode="replicate")[0]
-                before, here, after = (padded.narrow(axis, shift * reach, plane.shape[axis]) for shift in range(3))
-                torch.mul(here, 0.5, out=plane)
-                plane.add_(before, alpha=0.25).add_(after, alpha=0.25)
+            for axis in (1, 0):
+                _blur_(plane, 2 ** level, axis)
     return picture
+
+
+def _blur_(plane: torch.Tensor, reach: int, axis: int) -> None:
+    padded = F.pad(plane[None], (reach, reach, 0, 0) if axis else (0, 0, reach, reach), mode="replicate")[0]
+    before, here, after = (padded.narrow(axis, start, plane.shape[axis]) for start in (0, reach, 2 * reach))
+    torch.mul(here, 0.5, out=plane).add_(before, alpha=0.25).add_(after, alpha=0.25)

@@ -80,7 +80,9 @@ def decode_tiled(tokenizer: AlignVARTokenizer, f_hat: torch.Tensor, tile: int,
                 side, pending, known = side * growth, [], {}
     decoded = _assemble(stored, side, pending, known, 3)
     if decoder.patch is not None:
-        decoded += decoder.patch(z)
+        factor = decoder.patch.stride[0]
+        for top in range(0, z.shape[2], tile):  # in strips: patches do not overlap, and a whole map is a large one
+            decoded[:, :, top * factor:(top + tile) * factor] += decoder.patch(z[:, :, top:top + tile])
     return decoded.clamp_(-1, 1) if tokenizer.target == "image" else decoded
 
 

@@ -85,7 +85,8 @@ def encode(picture: Picture, kind: str) -> bytes:
     """Returns a picture as a file's content.
 
     JPEG and WebP are written at quality 95, JPEG with colours at full resolution. What a format lacks is left: JPEG,
-    WebP and BMP have 8 bits, JPEG no alpha (white shows through), WebP no grey, BMP no profile and no grey with alpha.
+    WebP and BMP have 8 bits, JPEG no alpha (white shows through), WebP no grey (nor then a profile, which would be
+    grey's), BMP no profile and no grey with alpha.
 
     Args:
         picture: any.
@@ -101,6 +102,8 @@ def encode(picture: Picture, kind: str) -> bytes:
         pixels = (pixels[..., :-1] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
     if kind == "BMP" and pixels.shape[2] in (2, 4):  # Pillow's have an alpha that it does not find again
         return cv2.imencode(".bmp", pixels[..., [2, 1, 0, 3] if pixels.shape[2] == 4 else [0, 0, 0, 1]])[1].tobytes()
+    if kind == "WEBP" and pixels.shape[2] < 3:
+        icc = None
     file = io.BytesIO()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     image.save(file, kind, icc_profile=icc, **_SAVE[kind])

@@ -18,7 +18,7 @@ from alignvar_arch.errors import UserError
 T = TypeVar("T")
 # Live at once: maps of a level's width in the transformer, in the condition encoder and in the decoder; fp32 logits
 # when sampling; fp32 pictures of the result's size around the networks.
-STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, SAMPLED_LOGITS, PICTURES = 20, 3, 8, 9, 5
+STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, SAMPLED_LOGITS, PICTURES = 20, 3, 8, 9, 3
 LEAST_SIDE = 8  # latent pixels of a piece; smaller ones are mostly surroundings
 
 
@@ -99,10 +99,26 @@ def free(device: torch.device) -> int:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         found.append(limit - _field("/proc/self/status", "VmSize"))
-    most, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if most.is_file() and most.read_text().strip() != "max":
-        found.append(int(most.read_text()) - int(used.read_text()))
-    return max(min(found), 0)
+    left = container()
+    return max(min(found if left is None else [*found, left]), 0)
+
+
+def container(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Returns the bytes that a container, cgroup v2 or v1, still allows, or None where it has no limit.
+
+    Cached files that nobody works with count as used there, but make room.
+    """
+    for folder, limit, usage, cached in ((root, "memory.max", "memory.current", "inactive_file"),
+                                         (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+                                          "total_inactive_file")):
+        try:
+            most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+            lines = (folder / "memory.stat").read_text().splitlines()
+        except OSError:  # another version, or none
+            continue
+        if most != "max":
+            return int(most) - used + sum(int(line.split()[1]) for line in lines if line.split()[0] == cached)
+    return None
 
 
 def _field(path: str, name: str) -> int:

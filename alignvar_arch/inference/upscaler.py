@@ -169,7 +169,7 @@ class Upscaler:
             colour = fill_transparent(colour, alpha)
         made = self._make(colour.expand(-1, 3, -1, -1), *told)
         if channels < 3:
-            made = (made * made.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+            made = made.mul_(made.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
         return made if alpha is None else torch.cat([made, bicubic(alpha, size).clamp_(0, 1)], 1)
 
     def tiles(self, height: int, width: int) -> int:
@@ -218,17 +218,18 @@ class Upscaler:
             return made
 
         def finish(piece: memory.Piece) -> torch.Tensor:
-            made = decode(self.tokenizer, f_hat, lr, scale=self.scale, tile=piece.side, keep=piece.keep,
+            return decode(self.tokenizer, f_hat, lr, scale=self.scale, tile=piece.side, keep=piece.keep,
                           compiled=self.compiled)
-            return fix_colour(made, lr, self.colour).clamp_(0, 1)
 
         tried = self._batches(len(lr) * self.tiles(*lr.shape[-2:]))
         f_hat = memory.with_less(predict, tried, lambda batch: less(f"{batch} tiles at once"))
-        room = memory.free(self.device) * 3 // 4 - len(lr) * memory.picture_bytes(
+        room = memory.free(self.device) - len(lr) * memory.picture_bytes(
             *(side * self.scale for side in lr.shape[-2:]))
-        ways = memory.pieces(self.tokenizer, *f_hat.shape[-2:], room // len(lr), self.tile)
+        ways = memory.pieces(self.tokenizer, *f_hat.shape[-2:], max(room, 0) * 3 // 4 // len(lr), self.tile)
         factor = self.tokenizer.factor
-        return memory.with_less(finish, ways, lambda piece: less(f"pieces of {piece.side * factor} pixels"))
+        made = memory.with_less(finish, ways, lambda piece: less(f"pieces of {piece.side * factor} pixels"))
+        # Not among the tries: smaller pieces do not help the colours, and decoding again takes long.
+        return fix_colour(made, lr, self.colour).clamp_(0, 1)
 
 
 def fill_transparent(colour: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
