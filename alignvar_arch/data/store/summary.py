@@ -1,5 +1,6 @@
 """What is in a store, and its records as files again."""
 
+import contextlib
 import os
 import shutil
 from collections import Counter
@@ -120,11 +121,13 @@ def extract(store: Store, folder: Path, suffix: str = ".png", workers: int | Non
         raise UserError(f"-o: {folder} cannot be written ({error.strerror}); choose another folder.") from error
     written, failed = 0, []
     try:
-        for key, reason in _each(store, partial(_extract, store, part, suffix), workers, bar):
-            if reason:
-                failed.append((key, reason))
-            else:
-                written += 1
+        # Closed before the folder goes, wherever an interruption hits: its threads make the folder anew.
+        with contextlib.closing(_each(store, partial(_extract, store, part, suffix), workers, bar)) as results:
+            for key, reason in results:
+                if reason:
+                    failed.append((key, reason))
+                else:
+                    written += 1
         _take_over(part, folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
