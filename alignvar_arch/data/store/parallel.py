@@ -4,6 +4,7 @@ Threads, not processes: OpenCV, hashing and reading release the interpreter, and
 """
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +19,14 @@ def pool(workers: int):
     threads, level = cv2.getNumThreads(), cv2.utils.logging.getLogLevel()
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    executor = ThreadPoolExecutor(workers)
+    executor, together = ThreadPoolExecutor(workers), threading.Barrier(workers)
     try:
+        # All threads are there before there is work: one whose start is interrupted later is not waited for at the end.
+        for started in [executor.submit(together.wait) for _ in range(workers)]:
+            started.result()
         yield executor
     finally:
+        together.abort()  # where the start was interrupted, nobody comes any more
         executor.shutdown(cancel_futures=True)
         cv2.setNumThreads(threads)
         cv2.utils.logging.setLogLevel(level)
