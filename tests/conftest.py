@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import signal
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,10 @@ import torch
 import yaml
 
 import alignvar_arch  # noqa: F401 - before any test module imports basicsr
+
+# A shell starts its background jobs deaf to SIGINT, and what the tests interrupt must hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
