@@ -18,7 +18,7 @@ from alignvar_arch.checkpoints import recognise
 from alignvar_arch.cli import main
 from alignvar_arch.compat.networks import weights_for
 from alignvar_arch.data.photos import find_photos, read_photo
-from alignvar_arch.models.base import arguments
+from alignvar_arch.models.checks import arguments
 from alignvar_arch.options import components
 
 PAPER = Path(__file__).parent.parent / "options/paper"

@@ -11,7 +11,7 @@ from alignvar_arch.archs.tokenizer.pyramid import ResidualPyramid
 from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 from alignvar_arch.errors import UserError
 from alignvar_arch.models import AlignVARModel
-from alignvar_arch.models.base import arguments
+from alignvar_arch.models.checks import arguments
 
 SOURCES = ("laplacian", "off", "random")
 

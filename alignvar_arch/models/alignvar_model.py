@@ -19,15 +19,10 @@ from alignvar_arch.inference.picture import picture, seeds, structure
 from alignvar_arch.inference.tiles import Tiling, cut
 from alignvar_arch.losses import HCCLoss, TokenCrossEntropyLoss
 from alignvar_arch.metrics.tokens import scale_accuracy, scale_cross_entropy
-from alignvar_arch.models.base import (
-    TokenModel,
-    arguments,
-    check_geometry,
-    check_range,
-    check_same_network,
-)
+from alignvar_arch.models.base import TokenModel
 from alignvar_arch.models.cached_tokens import CachedTokens
 from alignvar_arch.models.cached_tokens import check_options as check_cache
+from alignvar_arch.models.checks import arguments, check_geometry, check_range, check_same_network
 from alignvar_arch.models.scale_log import ScaleLog
 
 

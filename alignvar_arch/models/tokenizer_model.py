@@ -10,7 +10,8 @@ from alignvar_arch.archs.lpips import lpips_weights_missing
 from alignvar_arch.archs.tokenizer.codebook import count_hits, fold_hits, revive
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference.picture import reconstruction
-from alignvar_arch.models.base import TokenModel, check_geometry, check_range, check_same_network
+from alignvar_arch.models.base import TokenModel
+from alignvar_arch.models.checks import check_geometry, check_range, check_same_network
 from alignvar_arch.models.scale_log import ScaleLog
 from alignvar_arch.models.sharding import Unsharded
 
