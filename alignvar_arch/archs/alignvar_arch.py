@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -75,6 +76,9 @@ class AlignVAR(nn.Module):
         latent_dim: width of the tokenizer's codes.
         scales: the tokenizer's scale schedule.
         condition_widths: widths of the condition encoder; each after the first halves the size.
+        condition_blocks: residual blocks at the condition encoder's end. Ours; 0 is VARSR's.
+        local_condition: add to every token what the prefix holds at its place, averaged over it, so that attention
+            need not learn first where to look. Ours; False is VARSR's.
         sca: ``laplacian`` (the paper), ``random`` (its ablation: structure from noise) or ``off`` (exactly ungated).
         drop_path: highest stochastic-depth rate, reached linearly in the last block; None is 0.1·depth/24.
 
@@ -89,8 +93,8 @@ class AlignVAR(nn.Module):
 
     def __init__(self, *, depth: int = 24, embed_dim: int = 1536, num_heads: int = 24, mlp_ratio: int = 4,
                  codebook_size: int = 4096, latent_dim: int = 32, scales: tuple[int, ...] = PAPER_SCALES,
-                 condition_widths: tuple[int, ...] = (32, 128, 256, 512, 1024), sca: str = "laplacian",
-                 drop_path: float | None = None):
+                 condition_widths: tuple[int, ...] = (32, 128, 256, 512, 1024), condition_blocks: int = 0,
+                 local_condition: bool = False, sca: str = "laplacian", drop_path: float | None = None):
         super().__init__()
         if embed_dim % num_heads or embed_dim // num_heads % 4:
             raise ValueError(f"embed_dim / num_heads must be a multiple of 4, not {embed_dim} / {num_heads}")
@@ -107,7 +111,9 @@ class AlignVAR(nn.Module):
         self.schedule = ScaleSchedule(scales)
         self.codebook_size, self.latent_dim = codebook_size, latent_dim
         self.prefix = self.schedule.lengths[-1]
-        self.con_embedding = ConditionEncoder(tuple(condition_widths), embed_dim, self.schedule.latent_side)
+        self.con_embedding = ConditionEncoder(tuple(condition_widths), embed_dim, self.schedule.latent_side,
+                                              condition_blocks)
+        self.con_local = nn.Linear(embed_dim, embed_dim) if local_condition else None
         self.class_emb = nn.Embedding(2, embed_dim)
         self.pos_start = nn.Parameter(torch.empty(1, self.prefix + 1, embed_dim))
         self.word_embed = nn.Linear(latent_dim, embed_dim)
@@ -139,11 +145,27 @@ class AlignVAR(nn.Module):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02)
+        if self.con_local is not None:  # as large as what it is made of
+            nn.init.trunc_normal_(self.con_local.weight, std=self.con_local.in_features ** -0.5)
         nn.init.trunc_normal_(self.pos_start, std=0.02)
         for block in self.blocks:
             for linear in (block.attn.proj, block.ffn.fc2):
                 nn.init.trunc_normal_(linear.weight, std=0.02 / (2 * depth) ** 0.5)
             nn.init.ones_(block.ada_lin[1].bias[:2 * self.head.in_features])  # gamma1, gamma2
+
+    @torch.no_grad()
+    def start_from_codes(self, codes: torch.Tensor, generator: torch.Generator | None = None) -> None:
+        """Let a fresh head see a codebook (V, latent_dim) as it lies: logits fall with the squared distance of a code.
+
+        The head's input, turned at random into the codes' space, says where; so what is learnt about one code holds for
+        its neighbours from the first step on, where a head of independent rows has to learn each by itself.
+        """
+        spread = codes.std()
+        turn = torch.empty(self.latent_dim, self.head.in_features)
+        nn.init.orthogonal_(turn, generator=generator)
+        sharp = 1 / spread ** 2
+        self.head.weight.copy_(sharp * codes @ (spread * turn.to(codes)))
+        self.head.bias.copy_(-sharp / 2 * codes.square().sum(1))
 
     def structure(self, lr: torch.Tensor, generator: torch.Generator | None = None,
                   sca: str | None = None) -> torch.Tensor | None:
@@ -169,10 +191,21 @@ class AlignVAR(nn.Module):
         mask = self.mask_generator(embedded, structure[:, span])
         return (1 + mask) * embedded, mask
 
-    def _start(self, prefix: torch.Tensor, condition: torch.Tensor,
+    def _local(self, prefix: torch.Tensor) -> torch.Tensor | None:
+        """Return what the encoded LR (B, P, C) adds to the tokens of all scales, (B, L, C), or None."""
+        if self.con_local is None:
+            return None
+        side = self.schedule.latent_side
+        grid = self.con_local(prefix).transpose(1, 2).unflatten(2, (side, side))
+        return torch.cat([F.interpolate(grid, size=(own, own), mode="area").flatten(2) for own in self.schedule.sides],
+                         dim=2).transpose(1, 2)
+
+    def _start(self, prefix: torch.Tensor, local: torch.Tensor | None, condition: torch.Tensor,
                structure: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the tokens of level 0, (B, P + 1, C), from the encoded LR, and the quality token's mask."""
         quality, mask = self._gate(condition[:, None], structure, self.schedule.spans[0])
+        if local is not None:
+            quality = quality + local[:, self.schedule.spans[0]]
         start = torch.cat([prefix.to(quality.dtype), quality], dim=1)
         return start + self.pos_start + self.lvl_embed.weight[0], mask
 
@@ -187,8 +220,12 @@ class AlignVAR(nn.Module):
             structure: ``self.structure(lr)``.
         """
         condition = self.class_emb(quality)
-        start, mask0 = self._start(self.con_embedding(lr), condition, structure)
+        prefix = self.con_embedding(lr)
+        local = self._local(prefix)
+        start, mask0 = self._start(prefix, local, condition, structure)
         rest, mask = self._gate(self.word_embed(teacher), structure, slice(1, None))
+        if local is not None:
+            rest = rest + local[:, 1:]
         x = torch.cat([start, rest + self.lvl_embed(self.levels[1:])], dim=1)
         ends = [self.prefix + span.stop for span in self.schedule.spans]
         again = self.checkpointing and self.training and torch.is_grad_enabled()
@@ -223,7 +260,10 @@ class AlignVAR(nn.Module):
         condition = self.class_emb.weight[[GOOD, BAD][:branches]]
         *tables, head_table = [part.modulation(condition).repeat_interleave(batch, dim=1)
                                for part in (*self.blocks, self.head_nm)]
-        x, _ = self._start(self.con_embedding(lr).repeat(branches, 1, 1), condition.repeat_interleave(batch, dim=0),
+        prefix = self.con_embedding(lr)
+        local = self._local(prefix)
+        x, _ = self._start(*(None if part is None else part.repeat(branches, 1, 1) for part in (prefix, local)),
+                           condition.repeat_interleave(batch, dim=0),
                            None if structure is None else structure.repeat(branches, 1, 1))
         memory = steps.memory(x, branches * batch)
         f_hat, maps = pyramid.empty(batch), []
@@ -231,6 +271,8 @@ class AlignVAR(nn.Module):
             if k > 0:
                 embedded = self.word_embed(pyramid.next_input(k, f_hat).to(x.dtype))
                 embedded = self._gate(embedded, structure, span)[0] + self.lvl_embed.weight[k]
+                if local is not None:
+                    embedded = embedded + local[:, span]
                 x = embedded.repeat(branches, 1, 1)
             logits = steps.predict(k, x, tables, head_table, memory)
             if branches == 2:

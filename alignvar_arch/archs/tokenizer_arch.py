@@ -1,4 +1,5 @@
 """AlignVARTokenizer: a picture as K token maps, and back."""
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from alignvar_arch.archs.scales import ScaleSchedule
 from alignvar_arch.archs.tokenizer.autoencoder import Decoder, Encoder
+from alignvar_arch.archs.tokenizer.guided import SCALE, GuidedDecoder, GuidedEncoder
 from alignvar_arch.archs.tokenizer.pyramid import ResidualPyramid
 from alignvar_arch.checkpoints.shapes import SCHEDULES
 
@@ -28,6 +30,11 @@ class Encoded(NamedTuple):
     cumulative: list[torch.Tensor]
 
 
+def reduction(ch_mult: Sequence[float], target: str) -> int:
+    """Return how many pixels of the picture a place of the latent stands for, along a side."""
+    return 2 ** (len(ch_mult) - 1) * (SCALE if target == "residual" else 1)
+
+
 def bicubic(lr: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resize pictures (B, 3, h, w) to ``size`` with the bicubic kernel of MATLAB and PIL (a = −0.5)."""
     return F.interpolate(lr.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
@@ -39,45 +46,44 @@ class AlignVARTokenizer(nn.Module):
 
     Args:
         ch: width of the finest level; a multiple of 32.
-        ch_mult: width factors from fine to coarse; the latent is 2^(len − 1) times smaller than the picture.
-        num_res_blocks: residual blocks a level in the encoder, one more in the decoder.
+        ch_mult: width factors from fine to coarse; each level after the first halves the size.
+        num_res_blocks: residual blocks a level in the encoder, one more in the image target's decoder.
         codebook_size: V, number of codes.
         latent_dim: C, width of a code.
         scales: sides of the token maps; the last is the side of the latent.
         num_phi: phi convolutions shared among the scales.
         phi_on_last: False skips phi on the finest scale, as VARSR does.
-        target: ``image`` encodes 2·HR − 1; ``residual`` encodes twice what bicubic(LR) lacks, both in [−1, 1]:
-            2·((2·HR − 1) − (2·bicubic(LR) − 1)). Ours, not the paper's.
-        patch_path: run a linear patch map beside encoder and decoder. Ours; residual targets need it to train.
+        target: ``image`` encodes 2·HR − 1 by VAR's networks, whose finest level has the picture's resolution;
+            ``residual`` encodes 4·(HR − bicubic(LR)) by networks that begin at the LR's and decodes it with the LR in
+            view (``tokenizer.guided``). Ours, not the paper's.
+        guide_blocks: blocks at the LR's resolution in the residual target's decoder.
 
     Raises:
-        ValueError: a width that is not a multiple of 32, an unknown target, an impossible scale schedule.
+        ValueError: a width that is not a multiple of 32, an unknown target, blocks that the target does not have, an
+            impossible scale schedule.
     """
 
     def __init__(self, *, ch: int = 160, ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4), num_res_blocks: int = 2,
                  codebook_size: int = 4096, latent_dim: int = 32, scales: tuple[int, ...] = PAPER_SCALES,
-                 num_phi: int = 4, phi_on_last: bool = True, target: str = "image",
-                 patch_path: bool = False):
+                 num_phi: int = 4, phi_on_last: bool = True, target: str = "image", guide_blocks: int = 0):
         super().__init__()
         if ch % 32:
             raise ValueError(f"ch must be a multiple of 32, the groups of GroupNorm, not {ch}")
         if target not in ("image", "residual"):
             raise ValueError(f"target must be image or residual, not {target!r}")
+        if guide_blocks < 0 or guide_blocks and target == "image":
+            raise ValueError(f"guide_blocks must be 0 with target image and at least 0 otherwise, not {guide_blocks}")
         self.target = target
-        self.factor = 2 ** (len(ch_mult) - 1)
-        self.encoder = Encoder(ch, tuple(ch_mult), num_res_blocks, latent_dim, patch_path)
-        self.decoder = Decoder(ch, tuple(ch_mult), num_res_blocks, latent_dim, patch_path)
+        self.factor = reduction(ch_mult, target)
+        if target == "image":
+            self.encoder = Encoder(ch, tuple(ch_mult), num_res_blocks, latent_dim)
+            self.decoder = Decoder(ch, tuple(ch_mult), num_res_blocks, latent_dim)
+        else:
+            widths = tuple(ch * mult for mult in ch_mult)
+            self.encoder = GuidedEncoder(widths, num_res_blocks, latent_dim)
+            self.decoder = GuidedDecoder(widths, num_res_blocks, guide_blocks, latent_dim)
         self.quant_conv = nn.Conv2d(latent_dim, latent_dim, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(latent_dim, latent_dim, 3, padding=1)
-        if patch_path:  # begins as an orthogonal projection: encoding, then decoding, already keeps a part
-            nn.init.orthogonal_(self.encoder.patch.weight)
-            nn.init.zeros_(self.encoder.patch.bias)
-            nn.init.zeros_(self.decoder.patch.bias)
-            for conv in (self.quant_conv, self.post_quant_conv):
-                nn.init.dirac_(conv.weight)
-                nn.init.zeros_(conv.bias)
-            with torch.no_grad():
-                self.decoder.patch.weight.copy_(self.encoder.patch.weight)
         self.quantize = ResidualPyramid(ScaleSchedule(scales), codebook_size, latent_dim, num_phi, phi_on_last)
 
     @property
@@ -123,19 +129,32 @@ class AlignVARTokenizer(nn.Module):
             latent = latent.float()
             return Encoded(latent, *self.quantize.tokenize(latent))
 
-    def decode(self, f_hat: torch.Tensor) -> torch.Tensor:
-        """Return the target (B, 3, H, W) of a latent (B, C, S, S); the image target's is clamped to [−1, 1]."""
-        decoded = self.decoder(self.post_quant_conv(f_hat.to(self.post_quant_conv.weight.dtype))).float()
+    def decode(self, f_hat: torch.Tensor, lr: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the target (B, 3, H, W) of a latent (B, C, S, S); the image target's is clamped to [−1, 1].
+
+        ``lr`` (B, 3, H / 4, W / 4) in [0, 1] is what the residual target's decoder is guided by; the other needs none.
+        """
+        decoded = self._decode(f_hat.to(self.post_quant_conv.weight.dtype), lr)
         return decoded.clamp(-1, 1) if self.target == "image" else decoded
 
-    def forward(self, gt: torch.Tensor, lr: torch.Tensor | None = None,
-                quantise: bool = True) -> tuple[torch.Tensor, Encoded]:
+    def _decode(self, latent: torch.Tensor, lr: torch.Tensor | None) -> torch.Tensor:
+        latent = self.post_quant_conv(latent)
+        return (self.decoder(latent) if self.target == "image" else self.decoder(latent, lr)).float()
+
+    def forward(self, gt: torch.Tensor, lr: torch.Tensor | None = None, quantise: bool = True,
+                kept: torch.Tensor | None = None) -> tuple[torch.Tensor, Encoded]:
         """Reconstruct pictures in [0, 1], for training: straight-through past the codes, nothing clamped.
 
-        ``quantise=False`` decodes the latent itself, which is how an untrained autoencoder gets its footing.
+        ``quantise=False`` decodes the latent itself, which is how an untrained autoencoder gets its footing. ``kept``,
+        int64 (B,) from 0 to K, decodes each picture from so many of its scales.
         """
         encoded = self.encode(self.to_target(gt, lr))
         passed = encoded.latent
         if quantise:
             passed = passed + (encoded.cumulative[-1] - passed).detach()
-        return self.to_image(self.decoder(self.post_quant_conv(passed)).float(), lr), encoded
+        if kept is not None:
+            stages = torch.stack([torch.zeros_like(passed), *(passed + (f_hat - passed).detach()
+                                                              for f_hat in encoded.cumulative)])
+            some = stages[kept, torch.arange(len(kept), device=kept.device)]
+            passed = torch.where((kept < len(self.schedule)).view(-1, 1, 1, 1), some, passed)
+        return self.to_image(self._decode(passed, lr), lr), encoded

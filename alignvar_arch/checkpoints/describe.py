@@ -61,9 +61,7 @@ def _by_itself(found: Found, scales: Sequence[int] | None, phi_on_last: bool | N
 
 
 def _tokenizer(found: Found, scales: Sequence[int] | None, phi_on_last: bool | None) -> Description:
-    network, assumed = {"type": "AlignVARTokenizer", **arguments(found, found.state)}, []
     if found.kind == "alignvar-tokenizer":
-        # Its target, and whatever else a residual tokenizer has, stands in no shape.
         raise UserError(f"{found.path} does not say which network it holds; take a file of `basicsr train` or "
                         "`convert`.")
     hits = found.state.get("quantize.ema_vocab_hit_SV")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from alignvar_arch.checkpoints.reading import NEST, read
+from alignvar_arch.checkpoints.shapes import GUIDED
 from alignvar_arch.errors import UserError
 
 # Where a network of ours lies in the files of VAR's and VARSR's trainers.
@@ -91,13 +92,13 @@ def _kind(key: str, state: dict, states: dict, metadata: dict[str, str]) -> str:
     if metadata.get("kind") in LABELS:  # converted from a public file
         return metadata["kind"]
     if "quantize.embedding.weight" in state and "encoder.conv_in.weight" in state:
-        if "network" in metadata or "encoder.patch.weight" in state:
+        if "network" in metadata or GUIDED in state:
             return "alignvar-tokenizer"
         # VARSR's lies in a trainer's file. So does VAR's own, beside the transformer that was trained on it.
         nested = key.startswith(f"{NEST}.")
         return "varsr-tokenizer" if nested and not _is_var(states.get(NESTED["AlignVAR"], {})) else "var-tokenizer"
     if "blocks.0.attn.mat_qkv.weight" in state:
-        if "network" in metadata or "mask_generator.fc1.weight" in state:
+        if "network" in metadata or not {"mask_generator.fc1.weight", "con_local.weight"}.isdisjoint(state):
             return "alignvar"
         return "var" if _is_var(state) else "varsr"
     return "other"

@@ -8,6 +8,8 @@ import torch
 # The scale schedules that VAR was published with, by the side of the picture.
 SCHEDULES = {256: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 512: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)}
 
+GUIDED = "decoder.guide.0.weight"  # a residual tokenizer's alone
+
 State = Mapping[str, torch.Tensor]
 
 
@@ -26,6 +28,8 @@ def transformer_arguments(state: State) -> dict:
         halving = range(1, _count(state, "con_embedding.blocks"), 2)
         found["condition_widths"] = [state["con_embedding.conv_in.weight"].shape[0],
                                      *(state[f"con_embedding.blocks.{i}.weight"].shape[0] for i in halving)]
+        found["condition_blocks"] = _count(state, "con_embedding.extra")
+        found["local_condition"] = "con_local.weight" in state
     return found
 
 
@@ -37,10 +41,16 @@ def tokenizer_arguments(state: State) -> dict:
     """
     codes, latent = state["quantize.embedding.weight"].shape
     ch = state["encoder.conv_in.weight"].shape[0]
+    common = {"ch": ch, "codebook_size": codes, "latent_dim": latent,
+              "num_phi": _count(state, "quantize.quant_resi.qresi_ls")}
+    if GUIDED in state:
+        widths = [ch, *(state[f"encoder.down.{i}.1.weight"].shape[0] for i in range(_count(state, "encoder.down")))]
+        return {**common, "target": "residual", "ch_mult": [width // ch for width in widths],
+                "num_res_blocks": _count(state, "encoder.mid"),
+                "guide_blocks": _count(state, "decoder.guide.1") + _count(state, "decoder.joined")}
     widths = [state[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(_count(state, "encoder.down"))]
-    return {"ch": ch, "ch_mult": [width // ch for width in widths],
-            "num_res_blocks": _count(state, "encoder.down.0.block"), "codebook_size": codes, "latent_dim": latent,
-            "num_phi": _count(state, "quantize.quant_resi.qresi_ls"), "patch_path": "encoder.patch.weight" in state}
+    return {**common, "ch_mult": [width // ch for width in widths],
+            "num_res_blocks": _count(state, "encoder.down.0.block")}
 
 
 def transformer_scales(state: State) -> list[int] | None:

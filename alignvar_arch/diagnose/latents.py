@@ -13,7 +13,8 @@ from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 @torch.no_grad()
 def pictures(tokenizer: AlignVARTokenizer, cumulative: list[torch.Tensor], lr: torch.Tensor) -> torch.Tensor:
     """Return the picture that each cumulative latent (1, C, S, S) decodes to, (K, 3, H, W) in [0, 1]."""
-    return torch.cat([tokenizer.to_image(tokenizer.decode(f_hat), lr).float().clamp(0, 1) for f_hat in cumulative])
+    return torch.cat([tokenizer.to_image(tokenizer.decode(f_hat, lr), lr).float().clamp(0, 1)
+                      for f_hat in cumulative])
 
 
 def psnr(pictures_: torch.Tensor, gt: torch.Tensor, border: int) -> list[float]:

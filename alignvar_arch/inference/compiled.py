@@ -51,13 +51,13 @@ class Compiled:
         """Does what ``AlignVAR.predict`` does; on a GPU what it returned last for a scale is overwritten."""
         return self._try(self._step, self.net.predict, k, x, tables, head_table, memory)
 
-    def decode(self, f_hat: torch.Tensor) -> torch.Tensor:
+    def decode(self, f_hat: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         """Does what ``AlignVARTokenizer.decode`` does, compiled for small results, the first ``SIZES`` sizes."""
-        small = max(f_hat.shape[-2:]) <= SpatialAttention.window
+        small, given = max(f_hat.shape[-2:]) <= SpatialAttention.window, (self.tokenizer, f_hat, lr)
         if small and (len(self._sizes) < SIZES or f_hat.shape in self._sizes):
             self._sizes.add(f_hat.shape)
-            return self._try(self._compiled(AlignVARTokenizer.decode), AlignVARTokenizer.decode, self.tokenizer, f_hat)
-        return self.tokenizer.decode(f_hat)
+            return self._try(self._compiled(AlignVARTokenizer.decode), AlignVARTokenizer.decode, *given)
+        return self.tokenizer.decode(f_hat, lr)
 
     def _try(self, fast: Callable, plain: Callable, *given) -> torch.Tensor:
         if self.working:

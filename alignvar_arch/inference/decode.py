@@ -1,9 +1,10 @@
 """Decoding large latents tile by tile, exactly: what concerns the whole picture is computed on the whole picture.
 
-Two things in the decoder look at all of a picture: attention, at the latent's resolution, and GroupNorm's statistics,
+Two things in VAR's decoder look at all of a picture: attention, at the latent's resolution, and GroupNorm's statistics,
 everywhere. The latent's resolution is small and runs whole. Above it a pass over the tiles gathers a norm's statistics
 before another one uses them; tiles carry as much of their surroundings as the convolutions see. After each block its
 map is stored whole, or, where it is too large, computed again from the last stored one in every pass that follows.
+A residual tokenizer's decoder has neither: a tile of it needs its surroundings and nothing else.
 """
 from collections.abc import Iterator, Sequence
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from alignvar_arch.archs.layers.conv import ResidualBlock, Upsample
 from alignvar_arch.archs.tokenizer.autoencoder import Decoder
+from alignvar_arch.archs.tokenizer.guided import SCALE
 from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 
 Affine = tuple[torch.Tensor, torch.Tensor]  # a norm of known statistics: x·gain + shift, (B, C, 1, 1) each
@@ -46,20 +48,23 @@ class Statistics:
 
 
 @torch.no_grad()
-def decode_tiled(tokenizer: AlignVARTokenizer, f_hat: torch.Tensor, tile: int,
+def decode_tiled(tokenizer: AlignVARTokenizer, f_hat: torch.Tensor, lr: torch.Tensor | None, tile: int,
                  keep: int | None = None) -> torch.Tensor:
-    """Return ``tokenizer.decode(f_hat)``, equal up to rounding, with less memory.
+    """Return ``tokenizer.decode(f_hat, lr)``, equal up to rounding, with less memory.
 
     Args:
         tokenizer: in eval mode.
         f_hat: (B, C, h, w), any size.
+        lr: as for ``decode``.
         tile: side of a tile in latent pixels, ≥ 1.
-        keep: most bytes of a stored map. None stores all, and computes about half as much again as whole decoding;
+        keep: most bytes of a stored map, which only the image target's decoder has. None stores all, and computes about half as much again as whole decoding;
             without the maps of the finest level it is about three times as much.
 
     Returns:
         (B, 3, h · factor, w · factor).
     """
+    if tokenizer.target == "residual":
+        return _decode_guided(tokenizer, f_hat, lr, tile)
     decoder = tokenizer.decoder
     # Channels-last, as the decoder works: so attention finds its channels side by side, and makes no map of all pairs.
     z = tokenizer.post_quant_conv(f_hat).to(memory_format=torch.channels_last)
@@ -78,12 +83,23 @@ def decode_tiled(tokenizer: AlignVARTokenizer, f_hat: torch.Tensor, tile: int,
             if keep is None or size <= keep:
                 stored = _assemble(stored, side, pending, known, width)
                 side, pending, known = side * growth, [], {}
-    decoded = _assemble(stored, side, pending, known, 3)
-    if decoder.patch is not None:
-        factor = decoder.patch.stride[0]
-        for top in range(0, z.shape[2], tile):  # in strips: patches do not overlap, and a whole map is a large one
-            decoded[:, :, top * factor:(top + tile) * factor] += decoder.patch(z[:, :, top:top + tile])
-    return decoded.clamp_(-1, 1) if tokenizer.target == "image" else decoded
+    return _assemble(stored, side, pending, known, 3).clamp_(-1, 1)
+
+
+def _decode_guided(tokenizer: AlignVARTokenizer, f_hat: torch.Tensor, lr: torch.Tensor, tile: int) -> torch.Tensor:
+    factor, halo = tokenizer.factor, tokenizer.decoder.reach + 1  # and what post_quant_conv sees
+    made = f_hat.new_empty(len(f_hat), 3, *(side * factor for side in f_hat.shape[-2:]), dtype=torch.float32)
+    for top in range(0, f_hat.shape[-2], tile):
+        for left in range(0, f_hat.shape[-1], tile):
+            # At the picture's own edges the convolutions pad with zeros, as they do on the whole.
+            above, before = max(top - halo, 0), max(left - halo, 0)
+            spans = slice(above, top + tile + halo), slice(before, left + tile + halo)
+            fine = [slice(span.start * factor // SCALE, span.stop * factor // SCALE) for span in spans]
+            part = tokenizer.decode(f_hat[(..., *spans)], lr[(..., *fine)])
+            area = made[..., top * factor:(top + tile) * factor, left * factor:(left + tile) * factor]
+            y, x = (top - above) * factor, (left - before) * factor
+            area.copy_(part[..., y:y + area.shape[-2], x:x + area.shape[-1]])
+    return made
 
 
 def _latent_level(decoder: Decoder, z: torch.Tensor) -> torch.Tensor:

@@ -12,13 +12,14 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from alignvar_arch.archs.alignvar_arch import AlignVAR
+from alignvar_arch.archs.tokenizer.guided import SCALE
 from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 from alignvar_arch.errors import UserError
 
 T = TypeVar("T")
-# Live at once: maps of a level's width in the transformer, in the condition encoder and in the decoder; fp32 logits
+# Live at once: maps of a level's width in the transformer, in the condition encoder and in the decoders of both targets; fp32 logits
 # when sampling; fp32 pictures of the result's size around the networks.
-STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, SAMPLED_LOGITS, PICTURES = 20, 3, 8, 9, 3
+STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, GUIDED_MAPS, SAMPLED_LOGITS, PICTURES = 20, 3, 8, 6, 9, 3
 LEAST_SIDE = 8  # latent pixels of a piece; smaller ones are mostly surroundings
 
 
@@ -54,7 +55,14 @@ def tile_bytes(net: AlignVAR, guided: bool, sampled: bool) -> int:
 def decode_bytes(tokenizer: AlignVARTokenizer, height: int, width: int, piece: Piece) -> int:
     """Returns what decoding a latent of this size takes at its peak."""
     convolution = tokenizer.decoder.conv_out
-    pixel = convolution.in_channels * convolution.weight.element_size() * tokenizer.factor ** 2
+    pixel = convolution.in_channels * convolution.weight.element_size()
+    if tokenizer.target == "residual":  # its finest maps have the LR's resolution; the residual itself is fp32
+        pixel = max(GUIDED_MAPS * pixel * (tokenizer.factor // SCALE) ** 2, 3 * 3 * 4 * tokenizer.factor ** 2)
+        whole, halo = pixel * height * width, 2 * (tokenizer.decoder.reach + 1)
+        if piece.side >= max(height, width):
+            return whole
+        return 3 * 4 * tokenizer.factor ** 2 * height * width + pixel * (piece.side + halo) ** 2
+    pixel *= tokenizer.factor ** 2
     if piece.side >= max(height, width):
         return DECODER_MAPS * pixel * height * width
     return 2 * min(piece.keep, pixel * height * width) + DECODER_MAPS * pixel * (piece.side + 2) ** 2

@@ -8,7 +8,7 @@ from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 from alignvar_arch.inference.colour import fix_colour
 from alignvar_arch.inference.compiled import Compiled
 from alignvar_arch.inference.decode import decode_tiled
-from alignvar_arch.inference.tiles import Place, Tiling, blended
+from alignvar_arch.inference.tiles import Place, Tiling, blended, pad
 
 GOLDEN = 0x9E3779B1  # odd, so that the seeds of tiles differ in the 32 bits that a generator on the CPU reads
 
@@ -110,9 +110,10 @@ def decode(tokenizer: AlignVARTokenizer, f_hat: torch.Tensor, lr: torch.Tensor, 
     ``compiled`` decodes what is decoded whole, if given.
     """
     f_hat = f_hat.to(tokenizer.post_quant_conv.weight.dtype)
+    padded = pad(lr, *(side * tokenizer.factor // scale for side in f_hat.shape[-2:]))
     if tile is None or tile >= max(f_hat.shape[-2:]):
-        decoded = (compiled or tokenizer).decode(f_hat)
+        decoded = (compiled or tokenizer).decode(f_hat, padded)
     else:
-        decoded = decode_tiled(tokenizer, f_hat, tile, keep)
+        decoded = decode_tiled(tokenizer, f_hat, padded, tile, keep)
     height, width = lr.shape[-2] * scale, lr.shape[-1] * scale
     return tokenizer.to_image(decoded[..., :height, :width].float(), lr, own=True)

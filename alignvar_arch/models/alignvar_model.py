@@ -35,7 +35,8 @@ class AlignVARModel(TokenModel):
 
     Options read from ``train``: ``ce_opt`` and ``hcc_opt`` (losses), ``bad_quality_rate`` (share p of samples whose GT
     is replaced by its own degraded picture under the bad label, for guidance; default 0), ``checkpointing`` (blocks
-    are computed again in the backward pass, to save memory; default false), ``token_cache`` (an LMDB of the fixed
+    are computed again in the backward pass, to save memory; default false), ``head_from_codes`` (a head from scratch
+    begins with the codebook's geometry, ``AlignVAR.start_from_codes``; default false), ``token_cache`` (an LMDB of the fixed
     crops' token maps, by `basicsr lmdb tokens`, which spares encoding them; default none). From ``val``: ``guidance``
     (default 0), ``top_k`` (default 1, greedy), ``top_p``, ``temperature``, ``sample_seed`` (default 0),
     ``token_metrics`` (default true: cross-entropy and accuracy per scale where GT is there), ``colour`` (``off``,
@@ -87,7 +88,11 @@ class AlignVARModel(TokenModel):
                 "codebook": codebook_hash(self.tokenizer.quantize.embedding.weight)}
 
     def init_training_settings(self):
-        self.get_bare_model(self.net_g).checkpointing = self.opt["train"].get("checkpointing", False)
+        net = self.get_bare_model(self.net_g)
+        net.checkpointing = self.opt["train"].get("checkpointing", False)
+        if self.opt["train"].get("head_from_codes", False) and not self.opt["path"].get("pretrain_network_g"):
+            net.start_from_codes(self.tokenizer.quantize.embedding.weight,
+                                 torch.Generator().manual_seed(self.opt["manual_seed"]))
         super().init_training_settings()
 
     def sharded_parts(self):

@@ -5,6 +5,7 @@ import math
 
 from basicsr.utils.registry import ARCH_REGISTRY
 
+from alignvar_arch.archs.tokenizer_arch import reduction
 from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
 from alignvar_arch.models import degradation
@@ -23,7 +24,7 @@ def arguments(network_opt: dict) -> dict:
 def check_geometry(opt: dict, tokenizer_key: str) -> None:
     """Raise UserError where scale, crops and tiles do not fit the pictures that the tokenizer's scales describe."""
     tokenizer, scale = arguments(opt[tokenizer_key]), opt.get("scale")
-    side = tokenizer["scales"][-1] * 2 ** (len(tokenizer["ch_mult"]) - 1)
+    side = tokenizer["scales"][-1] * reduction(tokenizer["ch_mult"], tokenizer["target"])
     if not scale or side % scale:
         raise UserError(f"scale: is {scale}, but {tokenizer_key} describes pictures of {side} pixels a side, which "
                         "must be a multiple of it.")

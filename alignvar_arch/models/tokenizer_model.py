@@ -1,4 +1,5 @@
 """Training the tokenizer: reconstruction, perceptual distance where its weights are at hand, vector quantisation."""
+import random
 from collections import OrderedDict
 
 import torch
@@ -23,7 +24,8 @@ class AlignVARTokenizerModel(TokenModel):
     Options read from ``train``: ``pixel_opt``, ``vq_opt``, ``lpips_opt`` (losses), ``quantise_from`` (iterations that
     decode the latent itself before the codebook is placed, default 0; from scratch only), ``revive_freq`` (iterations
     between revivals of dead codes, default 50, 0 never), ``revive_until`` (last iteration that revives, default 80 % of
-    total_iter).
+    total_iter), ``scale_dropout`` (share of samples decoded from their first scales only, none to all but one, so that
+    the decoder makes the best of what coarse tokens say; default 0).
     """
 
     reads_gt = True  # its picture is a reconstruction, and whoever shows it beside others must say so
@@ -57,6 +59,7 @@ class AlignVARTokenizerModel(TokenModel):
         check_range(opt, "train.quantise_from", 0, opt["train"]["total_iter"] - 1, whole=True)
         check_range(opt, "train.revive_freq", 0, whole=True)
         check_range(opt, "train.revive_until", 0)
+        check_range(opt, "train.scale_dropout", 0, 1)
 
     @staticmethod
     def depends_on(train: dict) -> dict[str, int]:
@@ -107,7 +110,7 @@ class AlignVARTokenizerModel(TokenModel):
     def losses(self, part):
         gt, lr = self.gt[part], self.lq[part]
         with self.stepper.autocast():
-            made, encoded = self.net_g(gt, lr, self.quantise)
+            made, encoded = self.net_g(gt, lr, self.quantise, self._draw_kept(part) if self.quantise else None)
         losses = OrderedDict(l_pix=self.cri_pix(made, gt))
         # Times zero, not left out: data-parallel training wants every parameter in the graph.
         losses["l_vq"] = self.cri_vq(encoded) * float(self.quantise)
@@ -119,6 +122,15 @@ class AlignVARTokenizerModel(TokenModel):
             latent = encoded.latent
             losses["vq_error"] = (encoded.cumulative[-1] - latent).square().mean() / latent.var()
         return losses
+
+    def _draw_kept(self, part: slice) -> torch.Tensor | None:
+        """Return from how many scales to decode each picture (B,), or None where all are always kept."""
+        rate, scales = self.opt["train"].get("scale_dropout", 0.0), len(self.get_bare_model(self.net_g).schedule)
+        if not rate:
+            return None
+        draws = [random.Random(seed) for seed in self.sample_seeds(part)]
+        return torch.tensor([draw.randrange(scales) if draw.random() < rate else scales for draw in draws],
+                            device=self.device)
 
     def batch_figures(self):
         # Once a step, not once a part: running hits fade with every batch that is folded into them.

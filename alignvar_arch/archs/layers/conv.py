@@ -1,11 +1,11 @@
-"""Convolution blocks of the tokenizer. Attribute names are the public VAR checkpoint's."""
+"""Convolution blocks. Attribute names are the public VAR checkpoint's."""
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
 from alignvar_arch.archs.layers.attention import attend
-from alignvar_arch.archs.layers.group_norm import add, group_norm, norm_silu
+from alignvar_arch.archs.layers.group_norm import add, group_norm, norm_silu, silu
 from alignvar_arch.archs.layers.windows import blending, cover
 
 
@@ -23,6 +23,20 @@ class ResidualBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.conv1(norm_silu(self.norm1, x))
         return add(self.nin_shortcut(x), self.conv2(norm_silu(self.norm2, h, own=True)))
+
+
+class PlainBlock(nn.Module):
+    """x + 3×3(SiLU(3×3(x))), without a norm; (B, width, H, W)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        with torch.no_grad():
+            self.conv2.weight.mul_(0.1)  # however many follow each other, they begin near the identity
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return add(x, self.conv2(silu(self.conv1(x))))
 
 
 class SpatialAttention(nn.Module):
