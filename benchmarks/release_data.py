@@ -3,7 +3,7 @@
     python benchmarks/release_data.py PHOTOS [PHOTOS …] -o datasets/release
 
 makes datasets/release_gt.lmdb and datasets/release_lq.lmdb, which LMDBPairDataset and PairedImageDataset read. LR of
-the even crops is MATLAB's bicubic, of the odd ones two-stage degradation by options/release/degradation.yml. What is
+the even crops is MATLAB's bicubic, of the odd ones two-stage degradation by benchmarks/release_degradation.yml. What is
 drawn follows from a crop's number, so that the same photographs give the same stores.
 """
 import argparse
@@ -28,7 +28,7 @@ from alignvar_arch.models.degradation import Degradation
 from alignvar_arch.training import rng
 
 ENDINGS = (".png", ".jpg", ".jpeg")
-DEGRADATION = Path(__file__).parents[1] / "options/release/degradation.yml"
+DEGRADATION = Path(__file__).parent / "release_degradation.yml"
 
 
 def main() -> None:

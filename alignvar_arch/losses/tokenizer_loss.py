@@ -52,3 +52,15 @@ class LPIPSLoss(nn.Module):
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return self.loss_weight * self.lpips(prediction, target).mean()
+
+
+@LOSS_REGISTRY.register()
+class LPIPSPerceptualLoss(LPIPSLoss):
+    """``LPIPSLoss`` as BasicSR's models want a ``perceptual_opt``, where VGG's weights are not at hand: no style loss.
+
+    Args:
+        loss_weight, weights: as for ``LPIPSLoss``.
+    """
+
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return super().forward(prediction, target), None

@@ -1,0 +1,73 @@
+"""Trains what the release ships and what it is compared with, in pieces: call it until it says that all is done.
+
+    python benchmarks/release.py --photos PHOTOS --minutes 10     # as often as need be; each call goes on where one stopped
+
+It works in the current folder, in this order: data (benchmarks/release_data.py), then the stages that --stages names by
+their files in options/release. A stage that is cut off by --minutes has saved its state, and continues to the bit. What
+is finished is left alone.
+"""
+import argparse
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+HERE = Path(__file__).parent
+OPTIONS = HERE.parent / "options/release"
+STAGES = ["tokenizer_x4", "alignvar_x4", "swinir_x4", "esrgan_x4"]
+SAVED = 143  # the exit code of a run that a SIGTERM has ended, all saved
+GRACE = 120  # seconds to finish a step, save, and end
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", nargs="+", default=[], help="folders of photographs, for the first call")
+    parser.add_argument("--minutes", type=float, help="stop after so many; without it, when all is done")
+    parser.add_argument("--stages", nargs="+", default=STAGES, choices=sorted(p.stem for p in OPTIONS.glob("*_x4.yml")))
+    parser.add_argument("--force_yml", nargs="+", default=[], help="as for basicsr train, for all stages")
+    args = parser.parse_args()
+    end = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
+    if not Path("datasets/release_lq.lmdb/meta_info.txt").exists():
+        if not args.photos:
+            parser.error("there is no datasets/release_lq.lmdb here; name the photographs with --photos")
+        code = subprocess.run([sys.executable, HERE / "release_data.py", *args.photos]).returncode
+        if code:
+            return code
+    for stage in args.stages:
+        name = yaml.safe_load((OPTIONS / f"{stage}.yml").read_text())["name"]
+        if Path(f"experiments/{name}/models/net_g_latest.pth").exists():
+            continue
+        left = end - time.monotonic()
+        if left <= 0:
+            print(f"{stage} is next; call again to go on.")
+            return 0
+        command = [sys.executable, "-m", "alignvar_arch", "train", "-opt", str(OPTIONS / f"{stage}.yml"), "--auto_resume"]
+        code = piece(command + (["--force_yml", *args.force_yml] if args.force_yml else []), left)
+        if code == SAVED:
+            print(f"{stage} is saved; call again to go on.")
+            return 0
+        if code:
+            return code
+    print("all is done.")
+    return 0
+
+
+def piece(command: list[str], seconds: float) -> int:
+    """Run a training for so long, then let it save; return its exit code."""
+    with subprocess.Popen(command) as run:
+        try:
+            return run.wait(None if seconds == float("inf") else seconds)
+        except subprocess.TimeoutExpired:
+            run.send_signal(signal.SIGTERM)
+        try:
+            return run.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            run.kill()
+            return run.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
