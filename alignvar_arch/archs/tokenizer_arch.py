@@ -84,6 +84,11 @@ class AlignVARTokenizer(nn.Module):
             self.decoder = GuidedDecoder(widths, num_res_blocks, guide_blocks, latent_dim)
         self.quant_conv = nn.Conv2d(latent_dim, latent_dim, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(latent_dim, latent_dim, 3, padding=1)
+        if target == "residual":
+            self.decoder.begin_as_transpose(self.encoder)
+            for conv in (self.quant_conv, self.post_quant_conv):
+                nn.init.dirac_(conv.weight)
+                nn.init.zeros_(conv.bias)
         self.quantize = ResidualPyramid(ScaleSchedule(scales), codebook_size, latent_dim, num_phi, phi_on_last)
 
     @property

@@ -32,8 +32,10 @@ class PlainBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        with torch.no_grad():
-            self.conv2.weight.mul_(0.1)  # however many follow each other, they begin near the identity
+        with torch.no_grad():  # however many follow each other, they begin near the identity, and leave zero alone
+            self.conv2.weight.mul_(0.1)
+            self.conv1.bias.zero_()
+            self.conv2.bias.zero_()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return add(x, self.conv2(silu(self.conv1(x))))
