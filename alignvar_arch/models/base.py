@@ -267,9 +267,8 @@ class TokenModel(SRModel):
         return visuals
 
     def metadata(self) -> dict[str, str]:
-        """What a checkpoint says of itself: the network's options, the scale, the iteration."""
-        return {"network": json.dumps(self.opt["network_g"]), "scale": str(self.opt["scale"]),
-                "iter": str(self.iteration)}
+        """What a checkpoint says of itself beside its network's options: the scale, the iteration."""
+        return {"scale": str(self.opt["scale"]), "iter": str(self.iteration)}
 
     def save_network(self, net, net_label, current_iter, param_key="params"):
         """Write BasicSR's ``{params, params_ema}`` with ``metadata`` beside them, whole or not at all.
@@ -280,7 +279,8 @@ class TokenModel(SRModel):
         content = {key: self._whole_state(network) for key, network in zip(keys, nets, strict=True)}
         if self.opt["rank"] != 0:
             return
-        content["metadata"] = self.metadata()
+        options = self.opt[f"network_{net_label.removeprefix('net_')}"]
+        content["metadata"] = {"network": json.dumps(options), **self.metadata()}
         name = "latest" if current_iter == -1 else current_iter
         path = os.path.join(self.opt["path"]["models"], f"{net_label}_{name}.pth")
         checkpoints.write_pth(path, content)

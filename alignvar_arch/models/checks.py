@@ -21,8 +21,12 @@ def arguments(network_opt: dict) -> dict:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
 
-def check_geometry(opt: dict, tokenizer_key: str) -> None:
-    """Raise UserError where scale, crops and tiles do not fit the pictures that the tokenizer's scales describe."""
+def check_geometry(opt: dict, tokenizer_key: str) -> int:
+    """Raise UserError where scale, crops and tiles do not fit the pictures that the tokenizer's scales describe.
+
+    Returns:
+        The side of those pictures, in pixels.
+    """
     tokenizer, scale = arguments(opt[tokenizer_key]), opt.get("scale")
     side = tokenizer["scales"][-1] * reduction(tokenizer["ch_mult"], tokenizer["target"])
     if not scale or side % scale:
@@ -41,6 +45,7 @@ def check_geometry(opt: dict, tokenizer_key: str) -> None:
         _check_step(opt)
     if not opt["is_train"] and not opt["path"].get("pretrain_network_g"):
         raise UserError("path.pretrain_network_g: missing; a test needs trained weights.")
+    return side
 
 
 def _check_step(opt: dict) -> None:

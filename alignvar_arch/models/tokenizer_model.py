@@ -3,6 +3,7 @@ import random
 from collections import OrderedDict
 
 import torch
+from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -11,10 +12,13 @@ from alignvar_arch.archs.lpips import lpips_weights_missing
 from alignvar_arch.archs.tokenizer.codebook import count_hits, fold_hits, revive
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference.picture import reconstruction
+from alignvar_arch.models import adversary
+from alignvar_arch.models.adversary import Adversary
 from alignvar_arch.models.base import TokenModel
 from alignvar_arch.models.checks import check_geometry, check_range, check_same_network
 from alignvar_arch.models.scale_log import ScaleLog
 from alignvar_arch.models.sharding import Unsharded
+from alignvar_arch.models.stepping import Stepper
 
 
 @MODEL_REGISTRY.register()
@@ -26,9 +30,13 @@ class AlignVARTokenizerModel(TokenModel):
     between revivals of dead codes, default 50, 0 never), ``revive_until`` (last iteration that revives, default 80 % of
     total_iter), ``scale_dropout`` (share of samples decoded from their first scales only, none to all but one, so that
     the decoder makes the best of what coarse tokens say; default 0).
+    With ``network_d`` (a discriminator of BasicSR's), also ``gan_opt`` (GANLoss), ``optim_d`` and ``gan_from`` (first
+    iteration that the discriminator trains in and the tokenizer hears of it, default quantise_from + 1). Its precision
+    and micro-batches are those of the tokenizer; ``grad_clip`` is the tokenizer's alone.
     """
 
     reads_gt = True  # its picture is a reconstruction, and whoever shows it beside others must say so
+    adversary: Adversary | None = None
 
     def __init__(self, opt):
         super().__init__(opt)
@@ -43,7 +51,7 @@ class AlignVARTokenizerModel(TokenModel):
         kind = opt["network_g"]["type"]
         if kind != "AlignVARTokenizer":
             raise UserError(f"network_g.type: AlignVARTokenizerModel trains an AlignVARTokenizer, not {kind}.")
-        check_geometry(opt, "network_g")
+        side = check_geometry(opt, "network_g")
         if opt["path"].get("pretrain_network_g"):
             check_same_network(opt, "network_g")
         if not opt["is_train"]:
@@ -60,6 +68,7 @@ class AlignVARTokenizerModel(TokenModel):
         check_range(opt, "train.revive_freq", 0, whole=True)
         check_range(opt, "train.revive_until", 0)
         check_range(opt, "train.scale_dropout", 0, 1)
+        adversary.check_options(opt, side)
 
     @staticmethod
     def depends_on(train: dict) -> dict[str, int]:
@@ -80,6 +89,30 @@ class AlignVARTokenizerModel(TokenModel):
                 get_root_logger().warning(f"Training goes on without the perceptual loss. {missing}")
             else:
                 self.cri_lpips = build_loss(lpips_opt).to(self.device)
+
+    def setup_optimizers(self):
+        super().setup_optimizers()
+        if self.opt.get("network_d"):
+            self._build_adversary()
+
+    def _build_adversary(self) -> None:
+        train_opt, paths = self.opt["train"], self.opt["path"]
+        # Under BasicSR's names, by which its optimisers, files and figures are found.
+        self.net_d = self.model_to_device(build_network(self.opt["network_d"]))
+        self.print_network(self.net_d)
+        if paths.get("pretrain_network_d"):
+            self.load_network(self.net_d, paths["pretrain_network_d"], paths.get("strict_load_d", True),
+                              paths.get("param_key_d", "params"))
+        self.net_d.train()
+        settings = dict(train_opt["optim_d"])
+        if not settings.get("foreach"):
+            settings.setdefault("fused", True)
+        self.optimizer_d = self.get_optimizer(settings.pop("type"), self.net_d.parameters(), **settings)
+        self.optimizers.append(self.optimizer_d)
+        stepper = Stepper(self.net_d, self.optimizer_d, self.device, parts=train_opt.get("accumulate", 1),
+                          precision=train_opt.get("precision", "fp32"))
+        self.adversary = Adversary(self.net_d, build_loss(train_opt["gan_opt"]).to(self.device), stepper,
+                                   adversary.first_iteration(train_opt))
 
     def compiled_parts(self):
         net = self.get_bare_model(self.net_g)
@@ -105,7 +138,12 @@ class AlignVARTokenizerModel(TokenModel):
     def optimize_parameters(self, current_iter):
         self.quantise = self._tend_codebook(current_iter)
         self.batch_hits = torch.zeros_like(self.get_bare_model(self.net_g).quantize.ema_vocab_hit_SV)
+        self.contested = self.adversary is not None and current_iter >= self.adversary.first
         super().optimize_parameters(current_iter)
+        if self.contested:
+            self.log_dict.update(self.adversary.step(self.gt))
+        elif self.adversary is not None:
+            self.adversary.rest()
 
     def losses(self, part):
         gt, lr = self.gt[part], self.lq[part]
@@ -116,6 +154,8 @@ class AlignVARTokenizerModel(TokenModel):
         losses["l_vq"] = self.cri_vq(encoded) * float(self.quantise)
         if self.cri_lpips is not None:
             losses["l_lpips"] = self.cri_lpips(made, gt)
+        if self.contested:
+            losses["l_gan"] = self.adversary.judge(made)
         with torch.no_grad():
             if self.quantise:
                 self.batch_hits += count_hits(self.get_bare_model(self.net_g).quantize, encoded.maps)
@@ -140,12 +180,28 @@ class AlignVARTokenizerModel(TokenModel):
         self.hits = self.hits + hits
         return {"codes_hit": (hits.sum(0) > 0).float().mean()}
 
+    def skipped_in_a_row(self):
+        own = super().skipped_in_a_row()
+        return own if self.adversary is None else max(own, int(self.adversary.stepper.in_a_row))
+
+    def skipped_in_all(self):
+        own = super().skipped_in_all()
+        return own if self.adversary is None else max(own, int(self.adversary.skipped))
+
+    def save(self, epoch, current_iter):
+        if self.adversary is not None:
+            self.save_network(self.net_d, "net_d", current_iter)
+        super().save(epoch, current_iter)
+
     def training_state(self):
-        return {**super().training_state(), "hits": self.hits.cpu() if torch.is_tensor(self.hits) else self.hits,
-                "placed": self.placed}
+        own = {} if self.adversary is None else {"stepper_d": self.adversary.stepper.state_dict()}
+        return {**super().training_state(), **own, "placed": self.placed,
+                "hits": self.hits.cpu() if torch.is_tensor(self.hits) else self.hits}
 
     def load_training_state(self, state):
         super().load_training_state(state)
+        if self.adversary is not None and "stepper_d" in state:
+            self.adversary.stepper.load_state_dict(state["stepper_d"])
         self.placed = state.get("placed", self.placed)
         hits = state.get("hits", 0)
         self.hits = hits.to(self.device) if torch.is_tensor(hits) else hits

@@ -18,8 +18,9 @@ from alignvar_arch.training.progress import peak_memory
 def report(run: Run) -> str:
     """Steps twice on the first batch, makes the first validation picture, and says what it took and what a run would.
 
-    The first step is not timed: allocations, compilation and the kernels' choice happen in it. Reading is timed with
-    the start of the readers, which one batch cannot tell apart.
+    The steps are taken as the run's last, when what begins later than others, such as an adversary, has begun. The
+    first of them is not timed: allocations, compilation and the kernels' choice happen in it. Reading is timed with the
+    start of the readers, which one batch cannot tell apart.
 
     Args:
         run: built, not started; it is of no use afterwards.
@@ -35,7 +36,7 @@ def report(run: Run) -> str:
     reading = time.monotonic() - started
     for _ in range(2):
         started = time.monotonic()
-        _step(model, batch, first + 1)
+        _step(model, batch, run.total)
         step = time.monotonic() - started
     peak = peak_memory(cuda)
     parts, elsewhere = memory_by_part(model, model.device), memory_by_part(model, torch.device("cpu")) if cuda else {}
