@@ -18,16 +18,26 @@ MODEL = "alignvar_arch:weights/alignvar_x4_small.safetensors"
 SCALE, BATCH = 4, 8
 
 
-def pairs(folder: str) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Yield name, GT (1, 3, H, W) and LR (1, 3, H/4, W/4) in [0, 1]: RGB, cropped to multiples of 4, MATLAB bicubic."""
+def pairs(folder: str, lr_folder: str | None = None) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Yield name, GT (1, 3, H, W) and LR (1, 3, H/4, W/4) in [0, 1], RGB; GT is cropped to multiples of 4.
+
+    LR has GT's name in ``lr_folder``, or is MATLAB's bicubic, rounded to 8 bits.
+    """
     for path in sorted(Path(folder).iterdir()):
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
             continue
         height, width = (side - side % SCALE for side in image.shape[:2])
-        gt = torch.from_numpy(image[:height, :width, ::-1].transpose(2, 0, 1).astype(np.float32) / 255)
-        lr = (imresize(gt, 1 / SCALE).clamp(0, 1) * 255).round() / 255
+        gt = _tensor(image[:height, :width])
+        if lr_folder is None:
+            lr = (imresize(gt, 1 / SCALE).clamp(0, 1) * 255).round() / 255
+        else:
+            lr = _tensor(cv2.imread(str(Path(lr_folder, path.name)), cv2.IMREAD_COLOR))
         yield path.stem, gt[None], lr[None]
+
+
+def _tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image[..., ::-1].transpose(2, 0, 1).astype(np.float32) / 255)
 
 
 def machine() -> str:

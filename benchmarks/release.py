@@ -1,10 +1,10 @@
 """Trains what the release ships and what it is compared with, in pieces: call it until it says that all is done.
 
-    python benchmarks/release.py --photos PHOTOS --minutes 10     # as often as need be; each call goes on where one stopped
+    python benchmarks/release.py --photos PHOTOS --minutes 10     # as often as need be
 
-It works in the current folder, in this order: data (benchmarks/release_data.py), then the stages that --stages names by
-their files in options/release. A stage that is cut off by --minutes has saved its state, and continues to the bit. What
-is finished is left alone.
+Each call goes on where one stopped. It works in the current folder, in this order: data (benchmarks/release_data.py),
+then the stages that --stages names by their files in options/release. A stage that is cut off by --minutes has saved
+its state, and continues to the bit. What is finished is left alone.
 """
 import argparse
 import signal
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import yaml
 
@@ -44,8 +45,10 @@ def main() -> int:
         if left <= 0:
             print(f"{stage} is next; call again to go on.")
             return 0
-        command = [sys.executable, "-m", "alignvar_arch", "train", "-opt", str(OPTIONS / f"{stage}.yml"), "--auto_resume"]
-        code = piece(command + (["--force_yml", *args.force_yml] if args.force_yml else []), left)
+        command = [sys.executable, "-m", "alignvar_arch", "train", "--auto_resume", "-opt", f"{OPTIONS / stage}.yml"]
+        if args.force_yml:
+            command += ["--force_yml", *args.force_yml]
+        code = piece(command, left)
         if code == SAVED:
             print(f"{stage} is saved; call again to go on.")
             return 0
@@ -55,9 +58,9 @@ def main() -> int:
     return 0
 
 
-def piece(command: list[str], seconds: float) -> int:
+def piece(command: list[str], seconds: float, stdout: IO | None = None) -> int:
     """Run a training for so long, then let it save; return its exit code."""
-    with subprocess.Popen(command) as run:
+    with subprocess.Popen(command, stdout=stdout) as run:
         try:
             return run.wait(None if seconds == float("inf") else seconds)
         except subprocess.TimeoutExpired:

@@ -17,10 +17,13 @@ from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 from alignvar_arch.metrics.tokens import scale_accuracy, scale_cross_entropy
 
 
-def crops(folder: str, side: int, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return up to ``most`` non-overlapping GT crops of ``side`` a picture, from its middle outwards, and their LR."""
+def crops(folders: str, side: int, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return up to ``most`` non-overlapping GT crops of ``side`` a picture, from its middle outwards, and their LR.
+
+    ``folders`` is HR or HR,LR.
+    """
     gts, lrs, small = [], [], side // common.SCALE
-    for _, gt, lr in common.pairs(folder):
+    for _, gt, lr in common.pairs(*folders.split(",")):
         rows, columns = (range(0, length - side + 1, side) for length in gt.shape[-2:])
         places = [(y, x) for y in rows for x in columns]
         middle = ((gt.shape[-2] - side) / 2, (gt.shape[-1] - side) / 2)
