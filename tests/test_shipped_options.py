@@ -15,12 +15,14 @@ from alignvar_arch.options import components
 OPTIONS = Path(__file__).parent.parent / "options"
 # Those of the paper's size, of data and weights that are not here: tests/test_paper_options.py.
 PAPER = list((OPTIONS / "paper").iterdir())
-TRAIN = sorted(path for path in set(OPTIONS.rglob("*.yml")) - set(PAPER) if not path.stem.endswith("_test"))
+# Those of data that are made first: tests/test_release.py.
+RELEASE = list((OPTIONS / "release").iterdir())
+TRAIN = sorted(path for path in set(OPTIONS.rglob("*.yml")) - set(PAPER) - set(RELEASE) if not path.stem.endswith("_test"))
 # Those of public checkpoints, which neither ship nor are trained here.
 PUBLIC = [OPTIONS / "baseline/realesr-general-x4v3_x4_test.yml", *sorted((OPTIONS / "baseline/public").iterdir())]
 # Those of data sets that do not ship: tests/test_benchmark_suites.py.
 SUITES = list((OPTIONS / "benchmark").iterdir())
-TEST = sorted(set(OPTIONS.rglob("*_test.yml")) - set(PUBLIC) - set(SUITES) - set(PAPER))
+TEST = sorted(set(OPTIONS.rglob("*_test.yml")) - set(PUBLIC) - set(SUITES) - set(PAPER) - set(RELEASE))
 # Two small steps and one validation, at the end.
 SHORT = ["train:total_iter=2", "val:val_freq=1000", "datasets:train:batch_size_per_gpu=1",
          "datasets:train:num_worker_per_gpu=0", "logger:print_freq=1", "val:metrics:niqe:type=calculate_psnr"]

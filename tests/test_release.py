@@ -1,0 +1,137 @@
+"""The release's recipe: its data, its options files trained for two iterations in pieces, its ablations."""
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from basicsr.utils.matlab_functions import imresize
+from skimage import data
+
+from alignvar_arch.data.store import Store
+
+ROOT = Path(__file__).parent.parent
+RELEASE = ROOT / "options/release"
+STAGES = sorted(path.stem for path in RELEASE.glob("*_x4.yml"))
+SHORT = ["train:total_iter=2", "train:quantise_from=1", "val:val_freq=1000", "datasets:train:batch_size_per_gpu=1",
+         "datasets:train:num_worker_per_gpu=0", "val:metrics={psnr: {type: calculate_psnr, crop_border: 4}}"]
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory) -> Path:
+    """A folder where the release's data have been made of two photographs."""
+    folder = tmp_path_factory.mktemp("release")
+    photos = folder / "photos"
+    photos.mkdir()
+    for name in ("coffee", "rocket"):
+        cv2.imwrite(str(photos / f"{name}.png"), getattr(data, name)()[..., ::-1])
+    make(folder, "datasets/release")
+    return folder
+
+
+def make(folder: Path, output: str) -> None:
+    subprocess.run([sys.executable, ROOT / "benchmarks/release_data.py", "photos", "-o", output, "--crop", "128",
+                    "--most", "3"], cwd=folder, check=True, capture_output=True, timeout=180)
+
+
+def script(name: str, *arguments: str, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, ROOT / "benchmarks" / name, *arguments], cwd=cwd, capture_output=True,
+                          text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_every_other_crop_is_degraded_and_the_rest_bicubic(there):
+    gts, lqs = (Store(str(there / f"datasets/release_{name}.lmdb")) for name in ("gt", "lq"))
+    keys = [line.split()[0].removesuffix(".png") for line in
+            (there / "datasets/release_gt.lmdb/meta_info.txt").read_text().splitlines()]
+    assert len(keys) == 6 and {key.split("_")[1] for key in keys} == {"coffee", "rocket"}
+    for key in sorted(keys):
+        gt, lq = gts.image(key), lqs.image(key)
+        assert gt.shape == (128, 128, 3) and lq.shape == (32, 32, 3)
+        bicubic = imresize(torch.from_numpy(gt.transpose(2, 0, 1) / 255).float(), 1 / 4).numpy().transpose(1, 2, 0)
+        apart = np.abs(255 * bicubic.clip(0, 1) - lq).max()
+        assert apart <= 1 if int(key.split("_")[0]) % 2 == 0 else apart > 3
+
+
+def test_the_same_photographs_give_the_same_data(there):
+    make(there, "datasets/again")
+    for name in ("gt", "lq"):
+        one, other = (Store(str(there / f"datasets/{start}_{name}.lmdb")) for start in ("release", "again"))
+        for line in (there / f"datasets/again_{name}.lmdb/meta_info.txt").read_text().splitlines():
+            key = line.split()[0].removesuffix(".png")
+            assert np.array_equal(one.image(key), other.image(key))
+
+
+def test_the_stages_are_trained_in_pieces_until_all_is_done(there):
+    order = ["tokenizer_x4", *(stage for stage in STAGES if stage != "tokenizer_x4")]
+    flags = ["--stages", *order, "--force_yml", *SHORT]
+    assert "tokenizer_x4 is next; call again" in script("release.py", "--minutes", "0", *flags, cwd=there)
+    assert script("release.py", *flags, cwd=there).strip().endswith("all is done.")
+    for stage in order:
+        run = there / "experiments" / yaml.safe_load((RELEASE / f"{stage}.yml").read_text())["name"]
+        assert "iter:       2," in next(run.glob("train_*.log")).read_text()
+        assert (run / "models/net_g_latest.pth").exists()
+    assert script("release.py", *flags, cwd=there).splitlines() == ["all is done."]
+
+
+def test_a_stage_that_is_cut_off_is_saved_and_goes_on(there):
+    flags = ["--stages", "swinir_x4", "--force_yml", "name=cut", *SHORT, "train:total_iter=100000"]
+    assert "swinir_x4 is saved; call again" in script("release.py", "--minutes", "0.4", *flags, cwd=there)
+    states = sorted((there / "experiments/cut/training_states").glob("*.state"))
+    assert states
+    assert "swinir_x4 is saved; call again" in script("release.py", "--minutes", "0.4", *flags, cwd=there)
+    logs = sorted((there / "experiments/cut").glob("train_*.log"))
+    assert "esuming training from" in "".join(log.read_text() for log in logs)
+
+
+def test_without_data_it_asks_for_photographs(tmp_path):
+    done = subprocess.run([sys.executable, ROOT / "benchmarks/release.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "name the photographs with --photos" in done.stderr
+
+
+def test_what_is_compared_has_the_networks_that_were_trained():
+    for name in ("swinir", "esrgan"):
+        trained, tested = (yaml.safe_load((RELEASE / f"{name}_x4{kind}.yml").read_text()) for kind in ("", "_test"))
+        assert tested["network_g"] == trained["network_g"]
+        assert tested["path"]["pretrain_network_g"] == f"experiments/{trained['name']}/models/net_g_latest.pth"
+    trained = yaml.safe_load((RELEASE / "alignvar_x4.yml").read_text())
+    shipped = yaml.safe_load((ROOT / "options/alignvar_x4_test.yml").read_text())
+    tokenizer = yaml.safe_load((RELEASE / "tokenizer_x4.yml").read_text())
+    assert trained["network_g"] == shipped["network_g"]
+    assert trained["network_tokenizer"] == shipped["network_tokenizer"] == tokenizer["network_g"]
+
+
+@pytest.fixture
+def ablation(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return runpy.run_path(str(ROOT / "benchmarks/ablation.py"))
+
+
+def test_the_ablations_table_counts_the_seeds_that_beat_base(ablation, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, figures in {"base_0": (30.0, 0.2), "base_1": (31.0, 0.3), "sca_off_0": (30.5, 0.3),
+                          "sca_off_1": (30.0, 0.1)}.items():
+        folder = Path("experiments", f"ablation_{name}")
+        folder.mkdir(parents=True)
+        (folder / "ablation.json").write_text(json.dumps(dict(zip(("set5 psnr", "set5 lpips"), figures, strict=True))))
+    assert ablation["table"](["base", "sca_off", "hcc_0"], [0, 1, 2]).splitlines() == [
+        "| | seeds | set5 psnr | set5 lpips |", "|---|---|---|---|",
+        "| base | 2 | 30.5000 ± 0.7071 | 0.2500 ± 0.0707 |",
+        "| sca_off | 2 | 30.2500 ± 0.3536 (1/2) | 0.2000 ± 0.1414 (1/2) |"]
+
+
+def test_the_ablations_change_what_their_names_say(ablation):
+    plain = yaml.safe_load((RELEASE / "ablation_x4.yml").read_text())
+    for variant, changes in ablation["VARIANTS"].items():
+        for change in changes:
+            keys, value = change.split("=")
+            block = plain
+            for key in keys.split(":"):
+                block, last = block[key] if key in block else block, block
+            assert str(last[keys.split(":")[-1]]) != value, variant
