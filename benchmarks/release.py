@@ -18,7 +18,7 @@ import yaml
 
 HERE = Path(__file__).parent
 OPTIONS = HERE.parent / "options/release"
-STAGES = ["tokenizer_x4", "alignvar_x4", "swinir_x4", "esrgan_x4"]
+STAGES = ["tokenizer_x4", "alignvar_x4", "decoder_x4", "swinir_x4", "esrgan_x4"]
 SAVED = 143  # the exit code of a run that a SIGTERM has ended, all saved
 GRACE = 120  # seconds to finish a step, save, and end
 

@@ -147,12 +147,16 @@ class AlignVARTokenizer(nn.Module):
         return (self.decoder(latent) if self.target == "image" else self.decoder(latent, lr)).float()
 
     def forward(self, gt: torch.Tensor, lr: torch.Tensor | None = None, quantise: bool = True,
-                kept: torch.Tensor | None = None) -> tuple[torch.Tensor, Encoded]:
+                kept: torch.Tensor | None = None,
+                latent: torch.Tensor | None = None) -> tuple[torch.Tensor, Encoded | None]:
         """Reconstruct pictures in [0, 1], for training: straight-through past the codes, nothing clamped.
 
         ``quantise=False`` decodes the latent itself, which is how an untrained autoencoder gets its footing. ``kept``,
-        int64 (B,) from 0 to K, decodes each picture from so many of its scales.
+        int64 (B,) from 0 to K, decodes each picture from so many of its scales. A ``latent`` (B, C, S, S) is decoded as
+        it is, and nothing encoded.
         """
+        if latent is not None:
+            return self.to_image(self._decode(latent, lr), lr), None
         encoded = self.encode(self.to_target(gt, lr))
         passed = encoded.latent
         if quantise:

@@ -1,0 +1,147 @@
+"""The third stage, ours: a tokenizer's decoder learns to live with the tokens that a transformer predicts.
+
+A decoder trained on the ground truth's tokens takes all they say for true. What a transformer predicts is partly a
+guess, and the texture that the decoder then draws is wrong with confidence. So the last stage of CodeFormer (Zhou et
+al., NeurIPS 2022) is made here too: codebook and transformer stay as they are, the decoder goes on learning, from
+predicted tokens. Encoder and codes stay the same to the bit, so that the transformer still fits.
+"""
+import copy
+from collections import OrderedDict
+
+import torch
+from basicsr.archs import build_network
+from basicsr.losses import build_loss
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+
+from alignvar_arch import checkpoints
+from alignvar_arch.archs.lpips import lpips_weights_missing
+from alignvar_arch.errors import UserError
+from alignvar_arch.inference.pairing import same_codes
+from alignvar_arch.inference.picture import picture, structure
+from alignvar_arch.models.checks import arguments, check_range, check_same_network
+from alignvar_arch.models.stepping import PRECISIONS
+from alignvar_arch.models.tokenizer_model import AlignVARTokenizerModel
+
+
+@MODEL_REGISTRY.register()
+class AlignVARDecoderModel(AlignVARTokenizerModel):
+    """Trains the decoder of ``network_g: AlignVARTokenizer`` on what a frozen ``network_transformer`` predicts.
+
+    Each sample's LR is taken through the transformer, without guidance, and decoded; ``pixel_opt``, ``lpips_opt`` and
+    the adversary's ``gan_opt`` compare the picture with GT. Validation upscales, as AlignVARModel does, with the
+    decoder as it is by then.
+
+    Options read from ``train``: ``pixel_opt``, ``lpips_opt``, the adversary's, and how tokens are drawn, ``top_k``
+    (default 1, greedy), ``top_p``, ``temperature``. With ``precision`` bf16 or fp16 the transformer predicts with
+    weights of that type while the decoder trains. From ``val``: ``top_k``, ``top_p``, ``temperature``, ``sample_seed``
+    and the tiling, as for AlignVARModel.
+    """
+
+    reads_gt = False
+
+    def __init__(self, opt):
+        self.device = torch.device("cuda" if opt["num_gpu"] != 0 else "cpu")
+        net = build_network(opt["network_transformer"]).to(self.device).eval().requires_grad_(False)
+        self.load_network(net, opt["path"]["pretrain_network_transformer"],
+                          opt["path"].get("strict_load_transformer", True),
+                          opt["path"].get("param_key_transformer", "params_ema"))
+        self.transformer = net
+        precision = PRECISIONS[opt["train"].get("precision", "fp32")]
+        self.predictor = net if precision == torch.float32 else copy.deepcopy(net).to(precision)
+        super().__init__(opt)
+
+    @staticmethod
+    def check_options(opt: dict) -> None:
+        """Raise UserError where tokenizer, transformer and losses do not fit each other."""
+        if not opt["is_train"]:
+            raise UserError("model_type: AlignVARDecoderModel trains; test with AlignVARModel, whose "
+                            "network_tokenizer is what it has trained.")
+        train, path = opt["train"], opt["path"]
+        for key in ("vq_opt", "quantise_from", "revive_freq", "revive_until", "scale_dropout"):
+            if train.get(key):
+                raise UserError(f"train.{key}: the decoder alone is trained, and codes stay as they are; leave it out.")
+        # What the tokenizer's training asks for and this one does not have.
+        AlignVARTokenizerModel.check_options({**opt, "train": {**train, "vq_opt": {"type": "VQLoss"}}})
+        if (opt.get("network_transformer") or {}).get("type") != "AlignVAR":
+            raise UserError("network_transformer: missing, or no AlignVAR; the decoder learns from what one predicts.")
+        for key in ("network_g", "network_transformer"):
+            if not path.get(f"pretrain_{key}"):
+                raise UserError(f"path.pretrain_{key}: missing; train tokenizer and transformer first.")
+        tokenizer, transformer = arguments(opt["network_g"]), arguments(opt["network_transformer"])
+        for key in ("codebook_size", "latent_dim", "scales"):
+            if transformer[key] != tokenizer[key]:
+                raise UserError(f"network_transformer.{key} is {transformer[key]} but network_g.{key} is "
+                                f"{tokenizer[key]}; take two that belong together.")
+        metadata = check_same_network(opt, "network_transformer")
+        states = checkpoints.read(path["pretrain_network_g"])[0]
+        state = states.get(path.get("param_key_g", "params"), states.get("params", {}))
+        if "quantize.embedding.weight" in state and not same_codes(metadata, state["quantize.embedding.weight"]):
+            raise UserError(f"path.pretrain_network_g: {path['pretrain_network_transformer']} was trained on other "
+                            f"codes than those of {path['pretrain_network_g']} under "
+                            f"{path.get('param_key_g', 'params')}; take two that belong together (param_key_g: "
+                            "params_ema, if it was trained on the average).")
+        for block in ("train", "val"):
+            check_range(opt, f"{block}.top_k", 0, whole=True)
+            check_range(opt, f"{block}.top_p", 1e-6, 1)
+            check_range(opt, f"{block}.temperature", 1e-6)
+        check_range(opt, "val.sample_seed", 0, whole=True)
+
+    @staticmethod
+    def depends_on(train: dict) -> dict[str, int]:
+        return {}
+
+    def model_to_device(self, net):
+        if hasattr(net, "quantize"):  # not the discriminator
+            net.requires_grad_(False)
+            for part in (net.decoder, net.post_quant_conv):
+                part.requires_grad_(True)
+        return super().model_to_device(net)
+
+    def build_losses(self):
+        train_opt = self.opt["train"]
+        self.cri_pix = build_loss(train_opt["pixel_opt"]).to(self.device)
+        self.cri_lpips = None
+        if train_opt.get("lpips_opt"):
+            missing = lpips_weights_missing(train_opt["lpips_opt"].get("weights"))
+            if missing:
+                get_root_logger().warning(f"Training goes on without the perceptual loss. {missing}")
+            else:
+                self.cri_lpips = build_loss(train_opt["lpips_opt"]).to(self.device)
+
+    def _tend_codebook(self, current_iter):
+        return True
+
+    @torch.no_grad()
+    def _predict(self, part: slice) -> torch.Tensor:
+        """Return the latent (B, C, S, S) that the transformer predicts from some LRs of the batch, fp32."""
+        net, lr, seeds = self.predictor, self.lq[part], self.sample_seeds(part)
+        draw = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+        pyramid = self.get_bare_model(self.net_g).quantize
+        return net.generate(lr.to(net.pos_start.dtype), pyramid, structure(net, lr, seeds), generator=draw,
+                            **_sampling(self.opt["train"])).f_hat
+
+    def losses(self, part):
+        gt, lr = self.gt[part], self.lq[part]
+        latent = self._predict(part)
+        with self.stepper.autocast():
+            made, _ = self.net_g(gt, lr, latent=latent)
+        losses = OrderedDict(l_pix=self.cri_pix(made, gt))
+        if self.cri_lpips is not None:
+            losses["l_lpips"] = self.cri_lpips(made, gt)
+        if self.contested:
+            losses["l_gan"] = self.adversary.judge(made)
+        return losses
+
+    def batch_figures(self):
+        return {}
+
+    def make_picture(self, net):
+        val = self.opt.get("val") or {}
+        return picture(self.transformer, net, self.lq, seed=val.get("sample_seed", 0), **_sampling(val),
+                       **self.tiling())
+
+
+def _sampling(block: dict) -> dict:
+    return {"top_k": block.get("top_k", 1), "top_p": block.get("top_p", 1.0),
+            "temperature": block.get("temperature", 1.0)}
