@@ -68,7 +68,10 @@ class Generation:
                                          for part in (*net.blocks, net.head_nm)]
         self.structure = net.structure(lr)
         repeated = None if self.structure is None else self.structure.repeat(branches, 1, 1)
-        self.x, _ = net._start(net.con_embedding(lr).repeat(branches, 1, 1),
+        prefix = net.con_embedding(lr)
+        self.local = net._local(prefix)
+        local = None if self.local is None else self.local.repeat(branches, 1, 1)
+        self.x, _ = net._start(prefix.repeat(branches, 1, 1), local,
                                condition.repeat_interleave(self.batch, dim=0), repeated)
         self.memory = net.memory(self.x, branches * self.batch)
         self.f_hat, self.added, self.filled = self.pyramid.empty(self.batch), None, 0
@@ -95,14 +98,16 @@ class Generation:
         x, rope, wanted = self.x, net.rope[:, :first + length], length
         if k > 0:
             tokens, structure = self.pyramid.next_input(k, self.f_hat), self.structure
-            structure = None if structure is None else structure[:, schedule.spans[k]]
+            structure, local = (None if part is None else part[:, schedule.spans[k]]
+                                for part in (structure, self.local))
             rope, wanted = net.rope[:, first:first + length], None
             if kept is not None:
                 tokens = tokens.take_along_dim(kept[..., None], 1)
-                structure = None if structure is None else structure.take_along_dim(kept[..., None], 1)
+                structure, local = (None if part is None else part.take_along_dim(kept[..., None], 1)
+                                    for part in (structure, local))
                 rope = rope[:, kept][:, :, None]  # each picture its own places: (2, B, 1, n, D / 2)
             x = net._gate(net.word_embed(tokens), structure, slice(None))[0] + net.lvl_embed.weight[k]
-            x = x.repeat(self.branches, 1, 1)
+            x = (x if local is None else x + local).repeat(self.branches, 1, 1)
         before, self.filled = self.filled, self.filled + x.shape[1]
         for block, table, (keys, values) in zip(net.blocks, self.tables, self.memory, strict=True):
             x = block(x, table, rope, cache=KVCache(keys, values, before),

@@ -18,8 +18,7 @@ import torch
 from alignvar_arch.archs import AlignVARTokenizer
 from alignvar_arch.inference.decode import decode_tiled
 
-SMALL = {"ch": 32, "ch_mult": (1, 1, 2, 4), "num_res_blocks": 1, "latent_dim": 16, "target": "residual",
-         "patch_path": True}
+SMALL = {"ch": 64, "ch_mult": (1, 2), "num_res_blocks": 2, "guide_blocks": 10, "latent_dim": 16, "target": "residual"}
 
 
 def status(field: str) -> float:
@@ -30,13 +29,13 @@ def status(field: str) -> float:
 def decode(side: int, tile: int | None, keep: int | None, small: bool) -> tuple[float, float, torch.Tensor]:
     """Return peak MiB, seconds, and the picture at every fourth pixel."""
     torch.manual_seed(0)
-    tokenizer = AlignVARTokenizer(**(SMALL if small else {"target": "residual"})).eval()
+    tokenizer = AlignVARTokenizer(**(SMALL if small else {})).eval()
     torch.nn.init.normal_(tokenizer.decoder.conv_out.weight, std=0.05)  # the small layout's begins at zero
     cells = side // tokenizer.factor
-    f_hat = torch.randn(1, tokenizer.quantize.latent_dim, cells, cells)
+    f_hat, lr = torch.randn(1, tokenizer.quantize.latent_dim, cells, cells), torch.rand(1, 3, side // 4, side // 4)
     before, start = status("VmRSS"), time.perf_counter()
     with torch.no_grad():
-        made = tokenizer.decode(f_hat) if tile is None else decode_tiled(tokenizer, f_hat, tile, keep)
+        made = tokenizer.decode(f_hat, lr) if tile is None else decode_tiled(tokenizer, f_hat, lr, tile, keep)
     return status("VmHWM") - before, time.perf_counter() - start, made[..., ::4, ::4].clone()
 
 

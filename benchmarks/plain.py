@@ -130,7 +130,7 @@ def _parts(decoder: nn.Module) -> Iterator[nn.Module]:
 
 @torch.no_grad()
 def decode(tokenizer: AlignVARTokenizer, f_hat: torch.Tensor) -> torch.Tensor:
-    """Do what ``AlignVARTokenizer.decode`` does for an image target, without a patch path."""
+    """Do what ``AlignVARTokenizer.decode`` does for an image target."""
     decoder = tokenizer.decoder
     x = decoder.conv_in(tokenizer.post_quant_conv(f_hat.to(tokenizer.post_quant_conv.weight.dtype)))
     for part in _parts(decoder):

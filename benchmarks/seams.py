@@ -56,7 +56,7 @@ def own(net, tokenizer, lr, seed):
     def run(places, tiles):
         corners = [(place.top * side // tiling.tile, place.left * side // tiling.tile) for place in places]
         cut = torch.cat([f_hat[..., y:y + side, x:x + side] for y, x in corners])
-        return tokenizer.to_image(tokenizer.decode(cut), tiles)
+        return tokenizer.to_image(tokenizer.decode(cut, tiles), tiles)
 
     return _cropped(blended(run, lr, tiling=tiling, scale=common.SCALE), lr)
 

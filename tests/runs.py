@@ -26,10 +26,11 @@ from alignvar_arch.cli import main
 from alignvar_arch.training.progress import Progress
 
 TIMEOUT = 180  # seconds that no run here takes; the tests must not hang
-TOKENIZER = {"type": "AlignVARTokenizer", "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "codebook_size": 24,
-             "latent_dim": 4, "scales": list(small.SCALES), "num_phi": 2, "target": "residual"}
+TOKENIZER = {"type": "AlignVARTokenizer", "ch": 32, "num_res_blocks": 1, "codebook_size": 24, "latent_dim": 4,
+             "scales": list(small.SCALES), "num_phi": 2, **small.RESIDUAL}
 TRANSFORMER = {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, "codebook_size": 24, "latent_dim": 4,
-               "scales": list(small.SCALES), "condition_widths": [8, 16], "sca": "random", "drop_path": 0.1}
+               "scales": list(small.SCALES), "condition_widths": [8, 16], "condition_blocks": 1,
+               "local_condition": True, "sca": "random", "drop_path": 0.1}
 KINDS = ("alignvar", "tokenizer", "sr", "esrgan", "pool")
 
 
@@ -68,7 +69,8 @@ def options(kind: str, count: int = 11) -> dict:
         opt["path"] = {"pretrain_network_g": None, "resume_state": None}
     if kind == "tokenizer":
         opt.update(model_type="AlignVARTokenizerModel", network_g=copy.deepcopy(TOKENIZER))
-        opt["train"].update(vq_opt={"type": "VQLoss"}, quantise_from=1, revive_freq=2, revive_until=5)
+        opt["train"].update(vq_opt={"type": "VQLoss"}, quantise_from=1, revive_freq=2, revive_until=5,
+                            scale_dropout=0.5)
     elif kind == "alignvar":
         net = small.tokenizer(target="residual")
         checkpoints.write_safetensors("tokenizer.safetensors", net.state_dict())
@@ -77,7 +79,7 @@ def options(kind: str, count: int = 11) -> dict:
         opt["path"]["pretrain_network_tokenizer"] = "tokenizer.safetensors"
         del opt["train"]["pixel_opt"]
         opt["train"].update(ce_opt={"type": "TokenCrossEntropyLoss"}, hcc_opt={"type": "HCCLoss", "loss_weight": 1.0},
-                            bad_quality_rate=0.5)
+                            bad_quality_rate=0.5, head_from_codes=True)
     elif kind == "esrgan":
         opt.update(model_type="ESRGANModel", network_d={"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4})
         opt["train"].update(optim_d={"type": "Adam", "lr": 1e-4}, net_d_iters=1, net_d_init_iters=0,

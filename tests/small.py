@@ -7,14 +7,21 @@ import torch
 from alignvar_arch.archs import AlignVAR, AlignVARTokenizer
 
 SCALES = (1, 2, 3, 4)
+RESIDUAL = {"ch_mult": [1], "guide_blocks": 2, "target": "residual"}  # of 16-pixel pictures, too
 
 
 def tokenizer(seed: int = 0, **changes) -> AlignVARTokenizer:
-    """A tokenizer of 16-pixel pictures: factor 4, four scales, 24 codes of width 4, no two alike in size."""
+    """A tokenizer of 16-pixel pictures: factor 4, four scales, 24 codes of width 4, no two alike in size.
+
+    With ``target="residual"`` tokens and LR show in the picture, as they do after training.
+    """
     torch.manual_seed(seed)
-    net = AlignVARTokenizer(**{"ch": 32, "ch_mult": (1, 1, 1), "num_res_blocks": 1, "codebook_size": 24,
-                               "latent_dim": 4, "scales": SCALES, "num_phi": 2, **changes})
+    own = RESIDUAL if changes.get("target") == "residual" else {"ch_mult": (1, 1, 1)}
+    net = AlignVARTokenizer(**{"ch": 32, "num_res_blocks": 1, "codebook_size": 24, "latent_dim": 4, "scales": SCALES,
+                               "num_phi": 2, **own, **changes})
     with torch.no_grad():
+        if net.target == "residual":
+            net.decoder.conv_out.weight.normal_(std=0.05)
         net.quantize.embedding.weight.mul_(torch.linspace(1.5, 0.1, net.quantize.codebook_size)[:, None])
     return net.eval()
 

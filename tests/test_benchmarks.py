@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import small
 import torch
+import yaml
 
 from alignvar_arch import checkpoints
 
@@ -18,8 +19,10 @@ NETWORKS = {
     "tokenizer": {"type": "AlignVARTokenizer", "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "codebook_size": 24,
                   "latent_dim": 4, "scales": list(small.SCALES), "num_phi": 2},
     "model": {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, "codebook_size": 24, "latent_dim": 4,
-              "scales": list(small.SCALES), "condition_widths": [8, 16], "drop_path": 0.0},
+              "scales": list(small.SCALES), "condition_widths": [8, 16], "condition_blocks": 1, "local_condition": True,
+              "drop_path": 0.0},
 }
+LOCAL = {"condition_blocks": 1, "local_condition": True}
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def run(monkeypatch):
 @pytest.fixture
 def files(tmp_path) -> dict[str, str]:
     """A tiny tokenizer, a tiny transformer, and two pictures, on disk."""
-    for name, net in (("tokenizer", small.tokenizer()), ("model", small.transformer())):
+    for name, net in (("tokenizer", small.tokenizer()), ("model", small.transformer(**LOCAL))):
         checkpoints.write_safetensors(str(tmp_path / f"{name}.safetensors"), net.state_dict(),
                                       {"network": json.dumps(NETWORKS[name])})
     (tmp_path / "pictures").mkdir()
@@ -87,13 +90,53 @@ def test_the_full_way_is_the_packages_own(monkeypatch):
     import cheaper
 
     monkeypatch.setitem(cheaper.WAYS, "structure 0.5", cheaper.Way(keep=0.9999, by="structure"))  # in truth all tokens
-    net, tokenizer, lr = small.transformer(), small.tokenizer(), small.pictures()[1]
+    net, tokenizer, lr = small.transformer(**LOCAL), small.tokenizer(), small.pictures()[1]
     draw = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     with torch.no_grad():
         made = cheaper.all_ways(net, tokenizer, lr, [1, 2])
         expected = net.generate(lr, tokenizer.quantize, net.structure(lr), generator=draw, **cheaper.SAMPLING).f_hat
     for name in ("full", "structure 0.5"):
         torch.testing.assert_close(made[name][0], expected)
+
+
+def test_every_way_past_a_tiles_edge_works_with_a_residual_tokenizer(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import seams
+
+    net, tokenizer, lr = small.transformer(**LOCAL), small.tokenizer(target="residual"), torch.rand(1, 3, 9, 9)
+    with torch.no_grad():
+        made = {name: seams.WAYS[name](net, tokenizer, lr, 3) for name in ("latent", "pixel", "own")}
+    assert all(picture.shape == (1, 3, 36, 36) for picture in made.values())
+    assert (made["own"] - made["latent"]).abs().max() > 1e-3 < (made["pixel"] - made["latent"]).abs().max()
+
+
+def test_decoding_the_shipped_layout_in_tiles_is_decoding_it_whole(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import decode
+
+    shipped = yaml.safe_load((FOLDER.parent / "options/tokenizer_x4.yml").read_text())["network_g"]
+    shipped["ch_mult"] = tuple(shipped["ch_mult"])
+    assert {key: shipped[key] for key in decode.SMALL} == decode.SMALL
+    whole, tiled = (decode.decode(128, tile, None, small=True)[2] for tile in (None, 8))
+    torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_release_data_is_the_same_from_the_same_photographs(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import release_data
+
+    (tmp_path / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    for name, shape in (("a", (9, 8, 3)), ("b", (5, 9, 3))):
+        picture = cv2.resize(rng.integers(0, 255, shape).astype(np.uint8), None, fx=16, fy=16)
+        cv2.imwrite(str(tmp_path / "photos" / f"{name}.png"), picture)
+    first, again = (list(release_data.pairs([str(tmp_path / "photos")], 64, 3)) for _ in range(2))
+    assert [key for key, *_ in first] == ["00000_a", "00001_a", "00002_a", "00003_b", "00004_b"]
+    for (_, gt, lq), (_, gt2, lq2) in zip(first, again, strict=True):
+        assert gt.shape == (1, 3, 64, 64) and lq.shape == (1, 3, 16, 16)
+        assert torch.equal(gt, gt2) and torch.equal(lq, lq2)
+    far = [float((lq - torch.nn.functional.avg_pool2d(gt, 4)).abs().mean()) for _, gt, lq in first]
+    assert max(far[::2]) < min(far[1::2])  # every other one is degraded
 
 
 def test_weights_takes_its_steps(run, tmp_path, capsys):

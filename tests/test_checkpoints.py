@@ -82,18 +82,22 @@ def test_full_size_varsr_loads_with_nothing_missing_and_only_the_refiner_left():
 
 
 @pytest.mark.parametrize("given", [{}, {"depth": 3, "embed_dim": 48, "num_heads": 3, "mlp_ratio": 2,
-                                        "condition_widths": (4, 12, 8)}])
+                                        "condition_widths": (4, 12, 8)},
+                                   {"condition_blocks": 3, "local_condition": True}])
 def test_shapes_tell_a_transformers_arguments(given):
-    expected = {**public.VARSR, "mlp_ratio": 4, **given}
+    expected = {**public.VARSR, "mlp_ratio": 4, "condition_blocks": 0, "local_condition": False, **given}
     told = transformer_arguments(meta(AlignVAR, **expected))
     assert told == {key: list(value) if isinstance(value, tuple) else value
                     for key, value in expected.items() if key != "sca"}
 
 
 @pytest.mark.parametrize("given", [{}, {"ch": 64, "ch_mult": (1, 2, 4, 4), "num_res_blocks": 3, "num_phi": 2},
-                                   {"patch_path": True}])
+                                   {"target": "residual", "guide_blocks": 5},
+                                   {"target": "residual", "guide_blocks": 0, "ch_mult": (1,), "num_res_blocks": 2},
+                                   {"target": "residual", "guide_blocks": 1, "ch_mult": (1, 2, 4),
+                                    "num_res_blocks": 0}])
 def test_shapes_tell_a_tokenizers_arguments(given):
-    expected = {**public.TOKENIZER, "patch_path": False, **given}
+    expected = {**public.TOKENIZER, **given}
     told = tokenizer_arguments(meta(AlignVARTokenizer, **expected))
     assert told == {key: list(value) if isinstance(value, tuple) else value for key, value in expected.items()}
 
@@ -109,6 +113,26 @@ def test_files_are_recognised_by_their_names_and_places(files, tmp_path):
     assert recognise(path, network="AlignVARTokenizer").kind == "var-tokenizer"
     torch.save({"params": torch.nn.Linear(2, 2).state_dict()}, path)
     assert recognise(path).network is None
+
+
+@pytest.mark.parametrize(("changes", "sca"), [({"condition_blocks": 1}, "off"), ({"local_condition": True}, "off"),
+                                              ({"local_condition": True, "sca": "laplacian"}, "laplacian")])
+def test_a_transformer_with_what_varsr_has_not_is_ours_without_metadata_too(tmp_path, changes, sca):
+    net = AlignVAR(**{**public.VARSR, **changes})
+    path = str(tmp_path / "a.pth")
+    torch.save({"params": net.state_dict()}, path)
+    assert recognise(path).kind == "alignvar"
+    again = alignvar_arch.load(path)
+    assert again.sca == sca and all(torch.equal(value, net.state_dict()[name])
+                                    for name, value in again.state_dict().items())
+
+
+def test_a_residual_tokenizer_is_ours_and_says_so_where_its_file_does_not_say_its_scales(tmp_path):
+    path = str(tmp_path / "a.pth")
+    torch.save({"params": small.tokenizer(target="residual").state_dict()}, path)
+    assert recognise(path).kind == "alignvar-tokenizer"
+    with pytest.raises(UserError, match="does not say which network it holds; take a file of"):
+        alignvar_arch.load(path)
 
 
 # Loading

@@ -19,9 +19,10 @@ SCALES = (1, 3)  # few, since each is compiled
 NOISE = np.random.default_rng(0).integers(0, 255, (7, 3, 3)).astype(np.uint8)
 
 
-def networks(depth: int = 3):
+def networks(depth: int = 3, **tokenizer):
     # Rates of stochastic depth differ from block to block, and must not make compiled code differ.
-    return small.transformer(scales=SCALES, depth=depth, drop_path=0.3), small.tokenizer(scales=SCALES)
+    net = small.transformer(scales=SCALES, depth=depth, drop_path=0.3, condition_blocks=1, local_condition=True)
+    return net, small.tokenizer(scales=SCALES, **tokenizer)
 
 
 def check(net, tokenizer, seeds, atol: float = 1e-5) -> None:
@@ -32,17 +33,20 @@ def check(net, tokenizer, seeds, atol: float = 1e-5) -> None:
         plain, made = (net.generate(lr, tokenizer.quantize, net.structure(lr), steps=steps) for steps in (None, fast))
         assert all(torch.equal(*pair) for pair in zip(plain.maps, made.maps, strict=True))
         with torch.no_grad():
-            torch.testing.assert_close(fast.decode(made.f_hat), tokenizer.decode(plain.f_hat), atol=atol, rtol=0)
+            torch.testing.assert_close(fast.decode(made.f_hat, lr), tokenizer.decode(plain.f_hat, lr), atol=atol,
+                                       rtol=0)
     assert not failures
 
 
-def test_compiled_code_equals_the_networks(compiler):
+@pytest.mark.parametrize("target", ["image", "residual"])
+def test_compiled_code_equals_the_networks(compiler, target):
     """The real thing, but of few graphs: each takes seconds."""
     torch.compiler.reset()
-    check(*networks(depth=1), seeds=[0])
+    check(*networks(depth=1, target=target), seeds=[0])
 
 
-def test_there_is_a_graph_a_scale_whatever_the_depth(monkeypatch):
+@pytest.mark.parametrize("target", ["image", "residual"])
+def test_there_is_a_graph_a_scale_whatever_the_depth(monkeypatch, target):
     """Without the compiler's last stage, which takes nearly all of the time."""
     torch.compiler.reset()
     graphs, real = [], torch.compile
@@ -57,7 +61,7 @@ def test_there_is_a_graph_a_scale_whatever_the_depth(monkeypatch):
 
     from torch._dynamo.backends.registry import lookup_backend
     monkeypatch.setattr(torch, "compile", counting)
-    check(*networks(), seeds=[0, 1], atol=1e-4)  # torch's own GroupNorm, of fewer digits
+    check(*networks(target=target), seeds=[0, 1], atol=1e-4)  # torch's own GroupNorm, of fewer digits
     # One a scale, and one for the last block beside the LR's tokens; the decoder's is one.
     assert sorted(graphs) == ["AlignVARTokenizer.decode"] + ["Block.forward"] * 3
 
@@ -110,17 +114,18 @@ def test_recorded_steps_are_played_again_on_their_own_tensors(monkeypatch):
     assert len(fast._recorded.graphs) == len(SCALES)
 
 
-def test_decoding_is_compiled_for_few_sizes_only(monkeypatch):
+@pytest.mark.parametrize("target", ["image", "residual"])
+def test_decoding_is_compiled_for_few_sizes_only(monkeypatch, target):
     asked = []
     monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *given: asked.append(1) or function(*given))
     monkeypatch.setattr(compiled, "SIZES", 2)
     monkeypatch.setattr(SpatialAttention, "window", 6)
-    tokenizer = networks()[1]
-    fast = Compiled(networks()[0], tokenizer, pytest.fail)
+    net, tokenizer = networks(target=target)
+    fast = Compiled(net, tokenizer, pytest.fail)
     with torch.no_grad():
         for side in (7, 3, 4, 5, 4):  # too large, new, new, too many, known
-            f_hat = torch.randn(1, 4, 3, side)
-            torch.testing.assert_close(fast.decode(f_hat), tokenizer.decode(f_hat))
+            f_hat, lr = torch.randn(1, 4, 3, side), torch.rand(1, 3, 3, side)
+            assert torch.equal(fast.decode(f_hat, lr), tokenizer.decode(f_hat, lr))
     assert len(asked) == 3
 
 
@@ -153,7 +158,7 @@ def test_memory_that_runs_out_is_not_a_failure_of_compiling(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", exhausted)
     with pytest.raises(torch.OutOfMemoryError):
-        Compiled(*networks(), pytest.fail).decode(torch.zeros(1, 4, 3, 3))
+        Compiled(*networks(), pytest.fail).decode(torch.zeros(1, 4, 3, 3), torch.zeros(1, 3, 3, 3))
 
 
 def test_the_command_goes_on_without_a_compiler(tmp_path, monkeypatch):

@@ -60,7 +60,8 @@ def test_the_metadata_rebuild_the_network(files):
     _, metadata = checkpoints.read("a.safetensors")
     assert metadata.pop("network") == json.dumps(
         {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 4, "codebook_size": 24,
-         "latent_dim": 4, "condition_widths": [8, 8, 16], "scales": [1, 2, 3, 4, 6, 9, 13, 18, 24, 32], "sca": "off"})
+         "latent_dim": 4, "condition_widths": [8, 8, 16], "condition_blocks": 0, "local_condition": False,
+         "scales": [1, 2, 3, 4, 6, 9, 13, 18, 24, 32], "sca": "off"})
     assert metadata == {"kind": "varsr", "source": "varsr.pth", "scale": "4", "iter": "70"}
     convert(files["var-tokenizer"], "-o", "b.safetensors", "--scales", "1,2,4")
     network = json.loads(checkpoints.read("b.safetensors")[1]["network"])

@@ -104,8 +104,10 @@ def same_run(one: str, other: str, exact: bool = False, places: float = 1e-5) ->
     assert {tag for tag in found if not tag.startswith("run/")} == set(compared)
     for tag in compared:
         last = [step for step in found[tag] if step > 0]  # a resumed run has told the rest only
+        # A spread is of a process's own tokens, and the mean of two is not the whole batch's.
+        near = 1e-4 if "mask_spread" in tag else places
         assert [found[tag][step] for step in last] == pytest.approx(
-            [seen[tag][step] for step in last], rel=0 if exact else places, abs=0 if exact else places), tag
+            [seen[tag][step] for step in last], rel=0 if exact else places, abs=0 if exact else near), tag
     same_weights(weights(one), weights(other), 0 if exact else places)
 
 

@@ -18,8 +18,8 @@ from alignvar_arch.cli import main
 from alignvar_arch.inference.picture import picture, reconstruction
 from alignvar_arch.options import parse_options
 
-TOKENIZER = {"type": "AlignVARTokenizer", "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "codebook_size": 24,
-             "latent_dim": 4, "scales": list(small.SCALES), "num_phi": 2, "target": "residual"}
+TOKENIZER = {"type": "AlignVARTokenizer", "ch": 32, "num_res_blocks": 1, "codebook_size": 24, "latent_dim": 4,
+             "scales": list(small.SCALES), "num_phi": 2, **small.RESIDUAL}
 TRANSFORMER = {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, "codebook_size": 24, "latent_dim": 4,
                "scales": list(small.SCALES), "condition_widths": [8, 16], "sca": "laplacian"}
 
@@ -244,7 +244,7 @@ def _put(opt, key, value):
     ("network_tokenizer", None, ["network_tokenizer"]),
     ("datasets.train.gt_size", 32, ["gt_size", "32", "16"]),
     ("train.ce_opt", None, ["train.ce_opt"]),
-    ("network_tokenizer.ch", 64, ["tokenizer.safetensors", "with ch 32", "has ch 64"]),
+    ("network_tokenizer.ch", 64, ["tokenizer.safetensors", "(32, 48, 3, 3) in the file", "(64, 48, 3, 3)"]),
     ("network_g.type", "MSRResNet", ["MSRResNet"]),
     ("network_g.sca", "laplace", ["laplace"]),
     ("train.hcc_opt.target", "quantized", ["quantised"]),
@@ -253,6 +253,8 @@ def _put(opt, key, value):
     ("train.bad_quality_rate", 3, ["train.bad_quality_rate", "3"]),
     ("train.bad_quality_rate", None, ["train.bad_quality_rate", "None"]),
     ("train.ce_opt.label_smoothing", 2, ["label_smoothing", "2"]),
+    ("train.head_from_codes", "yes", ["train.head_from_codes", "'yes'"]),
+    ("network_tokenizer.guide_blocks", 3, ["tokenizer.safetensors", "missing", "decoder.joined.1"]),
     ("network_g.depth", 0, ["depth", "0"]),
     ("network_g.drop_path", -1, ["drop_path", "-1"]),
     ("val.guidance", "2", ["val.guidance"]),
@@ -273,6 +275,15 @@ def test_what_does_not_fit_is_refused_in_one_sentence(transformer_options, capsy
     for word in words:
         assert word in error
     assert listing(Path.cwd()) == before
+
+
+def test_a_residual_tokenizer_is_refused_for_another_scale_than_its_decoders(options, capsys):
+    for index in range(5):
+        cv2.imwrite(f"lq/{index}.png", cv2.resize(cv2.imread(f"gt/{index}.png"), (16, 18)))
+    options["scale"] = 2
+    assert main(["train", "-opt", write(options)]) == 2
+    error = capsys.readouterr().err
+    assert "scale: is 2, but network_g has target residual" in error and "4 times smaller" in error
 
 
 def test_whole_numbers_may_have_a_dot(transformer_options):
@@ -325,6 +336,8 @@ def test_a_checkpoint_converts_to_safetensors_with_its_metadata(options, capsys)
     ("datasets.train.gt_size", 32, ["gt_size", "32", "16"]),
     ("train.quantise_from", 4, ["train.quantise_from"]),
     ("train.vq_opt", None, ["train.vq_opt"]),
+    ("train.scale_dropout", 1.5, ["train.scale_dropout", "1.5"]),
+    ("network_g.target", "image", ["guide_blocks", "2"]),
     ("train.vq_opt.beta", -1, ["beta", "-1"]),
     ("train.perceptual_opt", {"type": "L1Loss"}, ["train.perceptual_opt"]),
     ("train.checkpointing", True, ["train.checkpointing", "train.accumulate"]),
@@ -368,8 +381,52 @@ def test_weights_of_other_settings_or_another_codebook_are_refused(transformer_o
     assert not Path("experiments/again").exists()
 
 
-def test_resuming_continues_with_the_very_same_numbers(transformer_options):
+def test_a_head_from_codes_is_the_same_whatever_a_process_has_drawn_and_given_weights_keep_theirs(transformer_options):
+    transformer_options["train"]["head_from_codes"] = True
+    opt, _ = parse_options(str(Path.cwd()), True, ["-opt", write(transformer_options)])
+
+    def made(draws: int, manual_seed: int = 0) -> torch.nn.Module:
+        torch.manual_seed(draws)  # as another process has it
+        return build_model({**copy.deepcopy(opt), "manual_seed": manual_seed})
+
+    one, other = made(1), made(2)
+    expected = small.transformer()
+    expected.start_from_codes(one.tokenizer.quantize.embedding.weight, torch.Generator().manual_seed(0))
+    for model in (one, other):
+        for net in (model.net_g, model.net_g_ema):
+            assert torch.equal(net.head.weight, expected.head.weight) and torch.equal(net.head.bias, expected.head.bias)
+    assert not torch.equal(one.net_g.word_embed.weight, other.net_g.word_embed.weight)
+    assert not torch.equal(made(1, manual_seed=1).net_g.head.weight, expected.head.weight)
+    checkpoints.write_safetensors("given.safetensors", small.transformer().state_dict())
+    opt["path"]["pretrain_network_g"] = "given.safetensors"
+    given = made(1)
+    assert torch.equal(given.net_g.head.weight, small.transformer().head.weight)
+    assert torch.equal(given.net_g_ema.head.weight, given.net_g.head.weight)
+
+
+def test_scale_dropout_keeps_as_many_scales_whatever_the_parts_of_the_batch(options):
+    options["train"]["scale_dropout"] = 1.0
+    opt, _ = parse_options(str(Path.cwd()), True, ["-opt", write(options)])
+    model = build_model(opt)
+    gt, lr = small.pictures(40)
+
+    def draw(rate: float, iteration: int = 1, *parts: slice) -> list[int]:
+        model.opt["train"]["scale_dropout"], model.iteration = rate, iteration
+        model.feed_data({"gt": gt, "lq": lr})
+        return torch.cat([model._draw_kept(part) for part in parts or [slice(None)]]).tolist()
+
+    kept = draw(1.0)
+    assert set(kept) == {0, 1, 2, 3} and draw(1.0, 1, slice(0, 7), slice(7, 40)) == kept != draw(1.0, 2)
+    some = draw(0.25)
+    assert 2 <= sum(count < 4 for count in some) <= 20 and max(some) == 4
+    model.opt["train"]["scale_dropout"] = 0
+    assert model._draw_kept(slice(None)) is None
+
+
+@pytest.mark.parametrize("head_from_codes", [False, True])
+def test_resuming_continues_with_the_very_same_numbers(transformer_options, head_from_codes):
     """Weights, average, optimiser and schedule come back: a step after resuming equals the step without stopping."""
+    transformer_options["train"]["head_from_codes"] = head_from_codes
     opt, _ = parse_options(str(Path.cwd()), True, ["-opt", write(transformer_options)])
     opt["train"]["bad_quality_rate"] = 0.0
     opt["network_g"]["drop_path"] = 0.0

@@ -1,5 +1,6 @@
 """Every options file that ships: the embedded-data ones train two iterations and test, in whatever folder they are."""
 import copy
+import json
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,8 @@ OPTIONS = Path(__file__).parent.parent / "options"
 PAPER = list((OPTIONS / "paper").iterdir())
 # Those of data that are made first: tests/test_release.py.
 RELEASE = list((OPTIONS / "release").iterdir())
-TRAIN = sorted(path for path in set(OPTIONS.rglob("*.yml")) - set(PAPER) - set(RELEASE) if not path.stem.endswith("_test"))
+TRAIN = sorted(path for path in set(OPTIONS.rglob("*.yml")) - set(PAPER) - set(RELEASE)
+               if not path.stem.endswith("_test"))
 # Those of public checkpoints, which neither ship nor are trained here.
 PUBLIC = [OPTIONS / "baseline/realesr-general-x4v3_x4_test.yml", *sorted((OPTIONS / "baseline/public").iterdir())]
 # Those of data sets that do not ship: tests/test_benchmark_suites.py.
@@ -144,6 +146,25 @@ def test_the_ablations_tests_differ_from_the_main_one_in_weights_and_sca():
         expected["path"]["pretrain_network_g"] = f"experiments/{trainer.stem}/models/net_g_latest.pth"
         expected["network_g"]["sca"] = yaml.safe_load(trainer.read_text())["network_g"]["sca"]
         assert yaml.safe_load(trainer.with_name(f"{trainer.stem}_test.yml").read_text()) == expected
+
+
+def test_the_small_model_is_the_same_network_in_every_file():
+    """Also in those of the release, which train what ships; and its weights fit."""
+    files = [path for path in OPTIONS.rglob("*.yml") if path.parent.name not in ("paper", "baseline", "public")]
+    tokenizer, transformer = (yaml.safe_load((OPTIONS / "alignvar_x4.yml").read_text())[key]
+                              for key in ("network_tokenizer", "network_g"))
+    seen = {"AlignVAR": 0, "AlignVARTokenizer": 0}
+    for path in files:
+        opt = yaml.safe_load(path.read_text())
+        for block in (opt.get("network_g"), opt.get("network_tokenizer")):
+            if block is not None and block["type"] in seen:
+                expected = tokenizer if block["type"] == "AlignVARTokenizer" else {**transformer, "sca": block["sca"]}
+                assert block == expected, path
+                seen[block["type"]] += 1
+    assert seen["AlignVAR"] >= 13 and seen["AlignVARTokenizer"] >= 15
+    for file, block in (("alignvar", transformer), ("tokenizer", tokenizer)):
+        path = f"{checkpoints.PREFIX}weights/{file}_x4_small.safetensors"
+        assert json.loads(checkpoints.read(checkpoints.resolve(path))[1]["network"]) == block
 
 
 def test_the_ablations_differ_from_the_main_file_in_one_thing():

@@ -102,7 +102,9 @@ def test_clipping_scales_the_gradient_to_the_norm():
 @pytest.mark.parametrize("kind", ["alignvar", "tokenizer"])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_close_to_single(kind, precision):
-    exact, rough = steps(model_of(kind), 4), steps(model_of(kind, precision=precision), 4)
+    # The gradients of a head from codes are beyond fp16's first loss scale, which skips steps until it is lowered.
+    changes = {"head_from_codes": False} if kind == "alignvar" else {}
+    exact, rough = (steps(model_of(kind, precision=own, **changes), 4) for own in ("fp32", precision))
     for one, other in zip(exact, rough, strict=True):
         for name in one:
             if name.startswith("l_") and name != "l_vq":  # a choice of codes may turn out otherwise

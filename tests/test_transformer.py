@@ -8,6 +8,7 @@ from alignvar_arch.archs.layers.attention import attend_block_causal
 from alignvar_arch.archs.layers.rope import rope_table, rotate
 
 GOOD = torch.zeros(2, dtype=torch.long)
+LOCAL = {"condition_blocks": 1, "local_condition": True}
 
 
 @pytest.fixture
@@ -20,20 +21,21 @@ def case():
         return tokenizer, lr, encoded, tokenizer.quantize.teacher_input(encoded.cumulative)
 
 
-def generated_logits(net, lr, pyramid, maps, structure):
+def generated_logits(net, lr, pyramid, maps, structure, **how):
     """The logits of cached generation, with the ground truth's tokens forced upon it."""
     seen = []
     handle = net.head.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    made = net.generate(lr, pyramid, structure, forced=maps)
+    made = net.generate(lr, pyramid, structure, forced=maps, **how)
     handle.remove()
     return torch.cat(seen, dim=1), made
 
 
-@pytest.mark.parametrize("sca", ["off", "laplacian", "random"])
+@pytest.mark.parametrize("changes", [{"sca": "off"}, {"sca": "laplacian"}, {"sca": "random"}, LOCAL,
+                                     {**LOCAL, "sca": "off"}])
 @torch.no_grad()
-def test_cached_generation_equals_teacher_forcing_at_every_scale(case, sca):
+def test_cached_generation_equals_teacher_forcing_at_every_scale(case, changes):
     tokenizer, lr, encoded, teacher = case
-    net = small.transformer(sca=sca)
+    net = small.transformer(**changes)
     structure = net.structure(lr, torch.Generator().manual_seed(3))
     expected = net(lr, teacher, GOOD, structure).logits
     logits, made = generated_logits(net, lr, tokenizer.quantize, encoded.maps, structure)
@@ -43,9 +45,49 @@ def test_cached_generation_equals_teacher_forcing_at_every_scale(case, sca):
 
 
 @torch.no_grad()
+def test_both_branches_of_guidance_see_the_lr_at_its_place(case):
+    tokenizer, lr, encoded, teacher = case
+    net = small.transformer(**LOCAL)
+    structure = net.structure(lr)
+    logits, _ = generated_logits(net, lr, tokenizer.quantize, encoded.maps, structure, guidance=2.0)
+    expected = torch.cat([net(lr, teacher, quality, structure).logits for quality in (GOOD, 1 - GOOD)])
+    torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_every_token_is_given_the_mean_of_the_prefix_over_its_place(case):
+    """Against a naive loop, for one prefix token that is changed: in training's input, then in generation's."""
+    tokenizer, lr, encoded, teacher = case
+    net, row, column = small.transformer(**LOCAL), 1, 2
+    structure, side, delta = net.structure(lr), net.schedule.latent_side, torch.randn(32)
+    shares = []
+    for own in net.schedule.sides:
+        for y in range(own):
+            for x in range(own):
+                rows, columns = (range(at * side // own, -(-(at + 1) * side // own)) for at in (y, x))
+                shares.append((row in rows and column in columns) / (len(rows) * len(columns)))
+    prefix = torch.zeros(side ** 2, 32)
+    prefix[row * side + column] = delta
+    expected = torch.cat([prefix, torch.tensor(shares)[:, None] * (net.con_local.weight @ delta)])
+
+    def inputs(change: torch.Tensor) -> list[torch.Tensor]:
+        seen = []
+        handles = [net.con_embedding.register_forward_hook(lambda module, given, made: made + change),
+                   net.blocks[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))]
+        net(lr, teacher, GOOD, structure)
+        net.generate(lr, tokenizer.quantize, structure, forced=encoded.maps)
+        for handle in handles:
+            handle.remove()
+        return [seen[0], torch.cat(seen[1:], dim=1)]
+
+    for before, after in zip(inputs(0 * prefix), inputs(prefix), strict=True):
+        torch.testing.assert_close(after - before, expected.expand_as(after), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
 def test_no_query_sees_a_later_scale(case):
     tokenizer, lr, _, teacher = case
-    net = small.transformer()
+    net = small.transformer(**LOCAL)
     structure = net.structure(lr)
     before = net(lr, teacher, GOOD, structure).logits
     for k in range(1, len(net.schedule)):
@@ -139,9 +181,29 @@ def test_a_flat_lr_gives_no_nan(case):
     assert net.generate(flat, tokenizer.quantize, structure).f_hat.isfinite().all()
 
 
-def test_every_parameter_gets_a_gradient(case):
+@torch.no_grad()
+def test_a_head_from_codes_falls_with_the_distance_to_a_code():
+    net, other = small.transformer(), small.transformer(seed=1)
+    codes, hidden = 0.3 * torch.randn(24, 4), torch.randn(5, 32)
+    for one in (net, other):
+        one.start_from_codes(codes, torch.Generator().manual_seed(3))
+    assert torch.equal(net.head.weight, other.head.weight) and torch.equal(net.head.bias, other.head.bias)
+    other.start_from_codes(codes, torch.Generator().manual_seed(4))
+    assert not torch.allclose(net.head.weight, other.head.weight, atol=1e-2)
+    # What the head takes for a place among the codes: found from its weights, and a turn but for its size.
+    spread = codes.std()
+    turn = torch.linalg.lstsq(codes, net.head.weight).solution * spread
+    torch.testing.assert_close(turn @ turn.T, torch.eye(4), atol=1e-4, rtol=0)
+    squared = torch.cdist(spread * hidden @ turn.T, codes).square() / spread ** 2
+    logits = net.head(hidden)
+    torch.testing.assert_close(logits - logits[:, :1], (squared[:, :1] - squared) / 2, atol=1e-4, rtol=1e-4)
+    assert torch.equal(net.head(codes @ turn / spread).argmax(1), torch.arange(24))
+
+
+@pytest.mark.parametrize("changes", [{}, LOCAL])
+def test_every_parameter_gets_a_gradient(case, changes):
     _, lr, _, teacher = case
-    net = small.transformer().train()
+    net = small.transformer(**changes).train()
     logits = net(lr, teacher, torch.tensor([0, 1]), net.structure(lr)).logits
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.arange(60) % 24).backward()
     missing = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]

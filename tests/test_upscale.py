@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 import small
 import torch
 import yaml
@@ -25,6 +26,7 @@ from alignvar_arch.checkpoints import write_safetensors
 from alignvar_arch.cli import main
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference import images, memory
+from alignvar_arch.inference.decode import decode_tiled
 from alignvar_arch.inference.pairing import MODEL
 from alignvar_arch.inference.pairing import TOKENIZER as TOKENIZER_FILE
 from alignvar_arch.inference.picture import picture
@@ -317,6 +319,46 @@ def test_pixels_take_no_more_memory_than_is_said(files, colour, channels, monkey
         watcher.join()
     said = memory.picture_bytes(4 * side, 4 * side)
     assert 0.3 * said < peak - before < 1.1 * said
+
+
+GUIDED = {"target": "residual", "ch": 64, "ch_mult": (1, 2), "num_res_blocks": 2, "guide_blocks": 6}
+
+
+def measure_decoding(target: str, height: int, width: int, tile: int | None) -> None:
+    """Write what decoding a latent takes at its peak, by the kernel, and what was said that it would; for a process."""
+    tokenizer = small.tokenizer(**GUIDED if target == "residual" else {"ch": 64})
+    f_hat, lr = torch.randn(1, 4, height, width), torch.rand(1, 3, 2 * height, 2 * width)
+    tokenizer.decode(f_hat[..., :8, :8], lr[..., :16, :16])  # what the libraries keep for themselves is there then
+    before = anonymous()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
+    decode_tiled(tokenizer, f_hat, lr, tile or max(height, width), 0)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    high, now = (next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+                 for name in ("VmHWM", "VmRSS"))
+    said = memory.decode_bytes(tokenizer, height, width, memory.Piece(tile or max(height, width), 0))
+    Path("measured.json").write_text(json.dumps([high - now + anonymous() - before, said]))
+
+
+@pytest.mark.parametrize(("height", "width", "tile"), [(64, 64, None), (128, 96, None), (128, 128, 32)])
+def test_decoding_by_the_lr_takes_no_more_memory_than_is_said(height, width, tile, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert runs.end(runs.start(measure_decoding, "residual", height, width, tile)) == 0, runs.said()
+    peak, said = json.loads(Path("measured.json").read_text())
+    assert 0.4 * said < peak < 1.1 * said
+
+
+def test_pieces_of_a_guided_decoder_are_said_to_take_what_they_see_and_no_more_than_the_picture():
+    tokenizer = small.tokenizer(**GUIDED)
+    halo = 2 * (tokenizer.decoder.reach + 1)
+    whole, *less = (memory.decode_bytes(tokenizer, 64, 48, memory.Piece(side, 0)) for side in (64, 60, 32, 8))
+    result, place = 3 * 4 * 64 * 48 * 8 ** 2, whole // (64 * 48)
+    assert less == [result + place * area for area in (64 * 48, min(32 + halo, 64) * 48, (8 + halo) ** 2)]
+    assert memory.decode_bytes(tokenizer.bfloat16(), 64, 48, memory.Piece(64, 0)) < whole
+
+
+def test_a_residual_tokenizer_goes_with_its_own_scale_only():
+    with pytest.raises(UserError, match="residual, which makes pictures 4 times as large, and the scale is 2"):
+        Upscaler(small.transformer(), small.tokenizer(target="residual"), scale=2)
 
 
 def test_too_little_for_one_tile_is_a_sentence_and_other_errors_stay_themselves():

@@ -138,11 +138,16 @@ class AlignVARTokenizer(nn.Module):
         """Return the target (B, 3, H, W) of a latent (B, C, S, S); the image target's is clamped to [−1, 1].
 
         ``lr`` (B, 3, H / 4, W / 4) in [0, 1] is what the residual target's decoder is guided by; the other needs none.
+
+        Raises:
+            ValueError: the residual target, and no LR.
         """
         decoded = self._decode(f_hat.to(self.post_quant_conv.weight.dtype), lr)
         return decoded.clamp(-1, 1) if self.target == "image" else decoded
 
     def _decode(self, latent: torch.Tensor, lr: torch.Tensor | None) -> torch.Tensor:
+        if self.target == "residual" and lr is None:
+            raise ValueError("a residual tokenizer decodes with the LR in view; give lr")
         latent = self.post_quant_conv(latent)
         return (self.decoder(latent) if self.target == "image" else self.decoder(latent, lr)).float()
 

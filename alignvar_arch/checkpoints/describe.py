@@ -64,6 +64,7 @@ def _tokenizer(found: Found, scales: Sequence[int] | None, phi_on_last: bool | N
     if found.kind == "alignvar-tokenizer":
         raise UserError(f"{found.path} does not say which network it holds; take a file of `basicsr train` or "
                         "`convert`.")
+    network, assumed = {"type": "AlignVARTokenizer", **arguments(found, found.state)}, []
     hits = found.state.get("quantize.ema_vocab_hit_SV")
     if not scales:
         published = 512 if found.kind == "varsr-tokenizer" else 256
@@ -90,7 +91,7 @@ def _transformer(found: Found, scales: Sequence[int] | None) -> Description:
         if scales is None:
             raise _unknown_scales(found, count)
     network["scales"] = list(scales)
-    if found.kind == "varsr":
+    if found.kind == "varsr" or found.kind == "alignvar" and "mask_generator.fc1.weight" not in found.state:
         network["sca"] = "off"
     elif found.kind == "alignvar":
         assumed.append("sca laplacian: it has a mask generator, and no weight tells laplacian from random")

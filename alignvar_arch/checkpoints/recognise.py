@@ -13,6 +13,8 @@ NESTED = {"AlignVAR": f"{NEST}.var_wo_ddp", "AlignVARTokenizer": f"{NEST}.vae_lo
 LABELS = {"var": "VAR's transformer", "varsr": "VARSR's transformer", "var-tokenizer": "VAR's tokenizer",
           "varsr-tokenizer": "VARSR's tokenizer", "alignvar": "AlignVAR's transformer",
           "alignvar-tokenizer": "AlignVAR's tokenizer", "other": "another network of BasicSR"}
+# What AlignVAR's transformer may have and VARSR's has not.
+OWN = {"mask_generator.fc1.weight", "con_local.weight", "con_embedding.extra.0.conv1.weight"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _kind(key: str, state: dict, states: dict, metadata: dict[str, str]) -> str:
         nested = key.startswith(f"{NEST}.")
         return "varsr-tokenizer" if nested and not _is_var(states.get(NESTED["AlignVAR"], {})) else "var-tokenizer"
     if "blocks.0.attn.mat_qkv.weight" in state:
-        if "network" in metadata or not {"mask_generator.fc1.weight", "con_local.weight"}.isdisjoint(state):
+        if "network" in metadata or not OWN.isdisjoint(state):
             return "alignvar"
         return "var" if _is_var(state) else "varsr"
     return "other"

@@ -51,7 +51,7 @@ class Compiled:
         """Does what ``AlignVAR.predict`` does; on a GPU what it returned last for a scale is overwritten."""
         return self._try(self._step, self.net.predict, k, x, tables, head_table, memory)
 
-    def decode(self, f_hat: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+    def decode(self, f_hat: torch.Tensor, lr: torch.Tensor | None = None) -> torch.Tensor:
         """Does what ``AlignVARTokenizer.decode`` does, compiled for small results, the first ``SIZES`` sizes."""
         small, given = max(f_hat.shape[-2:]) <= SpatialAttention.window, (self.tokenizer, f_hat, lr)
         if small and (len(self._sizes) < SIZES or f_hat.shape in self._sizes):

@@ -57,8 +57,8 @@ def decode_tiled(tokenizer: AlignVARTokenizer, f_hat: torch.Tensor, lr: torch.Te
         f_hat: (B, C, h, w), any size.
         lr: as for ``decode``.
         tile: side of a tile in latent pixels, ≥ 1.
-        keep: most bytes of a stored map, which only the image target's decoder has. None stores all, and computes about half as much again as whole decoding;
-            without the maps of the finest level it is about three times as much.
+        keep: most bytes of a stored map, which only the image target's decoder has. None stores all, and computes about
+            half as much again as whole decoding; without the maps of the finest level it is about three times as much.
 
     Returns:
         (B, 3, h · factor, w · factor).

@@ -17,9 +17,9 @@ from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 from alignvar_arch.errors import UserError
 
 T = TypeVar("T")
-# Live at once: maps of a level's width in the transformer, in the condition encoder and in the decoders of both targets; fp32 logits
-# when sampling; fp32 pictures of the result's size around the networks.
-STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, GUIDED_MAPS, SAMPLED_LOGITS, PICTURES = 20, 3, 8, 6, 9, 3
+# Live at once: maps of a level's width in the transformer, in the condition encoder and in the decoders of image and
+# residual targets; fp32 logits when sampling; fp32 pictures of the result's size around the networks.
+STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, GUIDED_MAPS, SAMPLED_LOGITS, PICTURES = 20, 3, 8, 12, 9, 3
 LEAST_SIDE = 8  # latent pixels of a piece; smaller ones are mostly surroundings
 
 
@@ -61,7 +61,8 @@ def decode_bytes(tokenizer: AlignVARTokenizer, height: int, width: int, piece: P
         whole, halo = pixel * height * width, 2 * (tokenizer.decoder.reach + 1)
         if piece.side >= max(height, width):
             return whole
-        return 3 * 4 * tokenizer.factor ** 2 * height * width + pixel * (piece.side + halo) ** 2
+        area = min(piece.side + halo, height) * min(piece.side + halo, width)
+        return 3 * 4 * tokenizer.factor ** 2 * height * width + pixel * area
     pixel *= tokenizer.factor ** 2
     if piece.side >= max(height, width):
         return DECODER_MAPS * pixel * height * width

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from alignvar_arch.archs.alignvar_arch import AlignVAR
 from alignvar_arch.archs.loading import load
+from alignvar_arch.archs.tokenizer.guided import SCALE
 from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer, bicubic
 from alignvar_arch.checkpoints.recognise import Found, recognise
 from alignvar_arch.errors import UserError
@@ -80,6 +81,9 @@ class Upscaler:
         if net.schedule != tokenizer.schedule:
             raise UserError(f"the transformer has scales {net.schedule.sides}, the tokenizer has "
                             f"{tokenizer.schedule.sides}; take two that belong together.")
+        if tokenizer.target == "residual" and scale != SCALE:
+            raise UserError(f"the tokenizer's target is residual, which makes pictures {SCALE} times as large, and the "
+                            f"scale is {scale}; take two that belong together.")
         self.device = torch.device(device)
         self.net, self.tokenizer = net.to(self.device), tokenizer.to(self.device)
         self.scale, self.tiling = scale, Tiling.of(tokenizer, scale)

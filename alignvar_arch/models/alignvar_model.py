@@ -36,9 +36,9 @@ class AlignVARModel(TokenModel):
     Options read from ``train``: ``ce_opt`` and ``hcc_opt`` (losses), ``bad_quality_rate`` (share p of samples whose GT
     is replaced by its own degraded picture under the bad label, for guidance; default 0), ``checkpointing`` (blocks
     are computed again in the backward pass, to save memory; default false), ``head_from_codes`` (a head from scratch
-    begins with the codebook's geometry, ``AlignVAR.start_from_codes``; default false), ``token_cache`` (an LMDB of the fixed
-    crops' token maps, by `basicsr lmdb tokens`, which spares encoding them; default none). From ``val``: ``guidance``
-    (default 0), ``top_k`` (default 1, greedy), ``top_p``, ``temperature``, ``sample_seed`` (default 0),
+    begins with the codebook's geometry, ``AlignVAR.start_from_codes``; default false), ``token_cache`` (an LMDB of the
+    fixed crops' token maps, by `basicsr lmdb tokens`, which spares encoding them; default none). From ``val``:
+    ``guidance`` (default 0), ``top_k`` (default 1, greedy), ``top_p``, ``temperature``, ``sample_seed`` (default 0),
     ``token_metrics`` (default true: cross-entropy and accuracy per scale where GT is there), ``colour`` (``off``,
     ``wavelet`` or ``adain``: colours taken from the LR; default off), ``tile_overlap``, ``tile_batch``,
     ``decode_tile``.
@@ -64,6 +64,9 @@ class AlignVARModel(TokenModel):
         if opt["is_train"]:
             _check_losses(opt["train"])
             check_range(opt, "train.bad_quality_rate", 0, 1)
+            if not isinstance(opt["train"].get("head_from_codes", False), bool):
+                raise UserError(f"train.head_from_codes: is {opt['train']['head_from_codes']!r}, but must be true or "
+                                "false.")
             check_cache(opt)
         check_range(opt, "val.top_k", 0, whole=True)
         check_range(opt, "val.top_p", 1e-6, 1)

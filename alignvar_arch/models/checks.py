@@ -5,6 +5,7 @@ import math
 
 from basicsr.utils.registry import ARCH_REGISTRY
 
+from alignvar_arch.archs.tokenizer.guided import SCALE
 from alignvar_arch.archs.tokenizer_arch import reduction
 from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
@@ -32,6 +33,9 @@ def check_geometry(opt: dict, tokenizer_key: str) -> int:
     if not scale or side % scale:
         raise UserError(f"scale: is {scale}, but {tokenizer_key} describes pictures of {side} pixels a side, which "
                         "must be a multiple of it.")
+    if tokenizer["target"] == "residual" and scale != SCALE:
+        raise UserError(f"scale: is {scale}, but {tokenizer_key} has target residual, whose decoder is guided by an LR "
+                        f"{SCALE} times smaller; take scale {SCALE} or target image.")
     gt_size = opt["datasets"].get("train", {}).get("gt_size", side)
     if gt_size != side:
         raise UserError(f"datasets.train.gt_size: is {gt_size}, but the scales of {tokenizer_key} describe pictures of "

@@ -11,8 +11,8 @@ class ConditionEncoder(nn.Module):
     """LR (B, 3, h, w) in [0, 1] → prefix tokens (B, S², embed_dim), row-major. Attribute names are VARSR's.
 
     Along ``widths`` a 3×3 of the same width and a 3×3 of stride 2 each, SiLU after all but the last convolution. The LR
-    is resized to S·2^(len(widths) − 1), so that the prefix has the side S of the latent. ``extra`` residual blocks before
-    the last convolution are ours: a small model has to learn in hours what the LR's neighbourhoods mean.
+    is resized to S·2^(len(widths) − 1), so that the prefix has the side S of the latent. ``extra`` residual blocks
+    before the last convolution are ours: a small model has to learn in hours what the LR's neighbourhoods mean.
     """
 
     def __init__(self, widths: tuple[int, ...], embed_dim: int, latent_side: int, extra: int = 0):
