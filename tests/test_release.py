@@ -91,7 +91,8 @@ def test_a_stage_that_is_cut_off_is_saved_and_goes_on(there):
 
 
 def test_without_data_it_asks_for_photographs(tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "benchmarks/release.py"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, ROOT / "benchmarks/release.py"], cwd=tmp_path, capture_output=True,
+                          text=True)
     assert done.returncode == 2 and "name the photographs with --photos" in done.stderr
 
 

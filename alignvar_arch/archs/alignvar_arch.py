@@ -163,7 +163,7 @@ class AlignVAR(nn.Module):
         spread = codes.std()
         turn = torch.empty(self.latent_dim, self.head.in_features)
         nn.init.orthogonal_(turn, generator=generator)
-        sharp = 1 / spread ** 2
+        sharp = 1 / (2 * spread) ** 2  # begins near the uniform distribution
         self.head.weight.copy_(sharp * codes @ (spread * turn.to(codes)))
         self.head.bias.copy_(-sharp / 2 * codes.square().sum(1))
 
