@@ -1,10 +1,14 @@
-"""The release's training pairs: random crops of photographs, every other one degraded as Real-ESRGAN does it.
+"""The release's training pairs: random crops of photographs, each with an LR of one of several kinds in turn.
 
-    python benchmarks/release_data.py PHOTOS [PHOTOS …] -o datasets/release
+    python benchmarks/release_data.py PHOTOS [PHOTOS …] -o datasets/release [--kinds bicubic blurred degraded]
 
-makes datasets/release_gt.lmdb and datasets/release_lq.lmdb, which LMDBPairDataset and PairedImageDataset read. LR of
-the even crops is MATLAB's bicubic, of the odd ones two-stage degradation by benchmarks/release_degradation.yml. What is
-drawn follows from a crop's number, so that the same photographs give the same stores.
+makes datasets/release_gt.lmdb and datasets/release_lq.lmdb, which LMDBPairDataset and PairedImageDataset read. LR is
+
+- bicubic: MATLAB's kernel, as the classic test sets have it;
+- blurred: one of Real-ESRGAN's first-stage kernels, then MATLAB's bicubic, nothing else: a lens and a clean sensor;
+- degraded: Real-ESRGAN's two stages by benchmarks/release_degradation.yml.
+
+What is drawn follows from a crop's number, so that the same photographs give the same stores.
 """
 import argparse
 import shutil
@@ -19,6 +23,7 @@ import torch
 import yaml
 from basicsr.data.realesrgan_dataset import RealESRGANDataset
 from basicsr.utils import imwrite, scandir, tensor2img
+from basicsr.utils.img_process_util import filter2D
 from basicsr.utils.matlab_functions import imresize
 from PIL import Image
 from torch.utils.data import default_collate
@@ -27,6 +32,7 @@ from alignvar_arch.cli.main import main as basicsr
 from alignvar_arch.models.degradation import Degradation
 from alignvar_arch.training import rng
 
+KINDS = ("bicubic", "blurred", "degraded")
 ENDINGS = (".png", ".jpg", ".jpeg")
 DEGRADATION = Path(__file__).parent / "release_degradation.yml"
 
@@ -37,10 +43,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", default="datasets/release", help="start of the two stores' names")
     parser.add_argument("--crop", type=int, default=256, help="side of a crop of GT")
     parser.add_argument("--most", type=int, default=32, help="crops of a photograph, which gets as many as it has room")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="of LR, in turn")
     args = parser.parse_args()
     folders = {name: Path(f"{args.output}_{name}") for name in ("gt", "lq")}
     number = 0
-    for key, gt, lq in pairs(args.photos, args.crop, args.most):
+    for key, gt, lq in pairs(args.photos, args.crop, args.most, args.kinds):
         for name, picture in (("gt", gt), ("lq", lq)):
             imwrite(tensor2img(picture), str(folders[name] / f"{key}.png"))
         number += 1
@@ -52,7 +59,8 @@ def main() -> None:
     print(f"{number} pairs")
 
 
-def pairs(folders: list[str], side: int, most: int) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+def pairs(folders: list[str], side: int, most: int,
+          kinds: list[str]) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """Yield name, GT (1, 3, side, side) and LR of all crops, in [0, 1]."""
     values = yaml.safe_load(DEGRADATION.read_text())
     number = 0
@@ -69,9 +77,12 @@ def pairs(folders: list[str], side: int, most: int) -> Iterator[tuple[str, torch
             width, height = Image.open(Path(folder, name)).size
             for _ in range(min(most, width * height // side ** 2)):
                 rng.seed(number)
-                gt, lq = degrade(default_collate([photographs[index]]), [number])
-                if number % 2 == 0:
-                    lq = imresize(gt[0], 1 / common.SCALE)[None]
+                item = default_collate([photographs[index]])
+                gt, lq = degrade(item, [number])
+                kind = kinds[number % len(kinds)]
+                if kind != "degraded":
+                    sharp = filter2D(gt, item["kernel1"]) if kind == "blurred" else gt
+                    lq = imresize(sharp[0], 1 / common.SCALE)[None]
                 yield f"{number:05d}_{Path(name).stem}", gt, lq
                 number += 1
 

@@ -31,12 +31,13 @@ def there(tmp_path_factory) -> Path:
     for name in ("coffee", "rocket"):
         cv2.imwrite(str(photos / f"{name}.png"), getattr(data, name)()[..., ::-1])
     make(folder, "datasets/release")
+    make(folder, "datasets/release_tokenizer", "--kinds", "bicubic", "degraded")
     return folder
 
 
-def make(folder: Path, output: str) -> None:
+def make(folder: Path, output: str, *flags: str) -> None:
     subprocess.run([sys.executable, ROOT / "benchmarks/release_data.py", "photos", "-o", output, "--crop", "128",
-                    "--most", "3"], cwd=folder, check=True, capture_output=True, timeout=180)
+                    "--most", "3", *flags], cwd=folder, check=True, capture_output=True, timeout=180)
 
 
 def script(name: str, *arguments: str, cwd: Path) -> str:
@@ -46,17 +47,27 @@ def script(name: str, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_every_other_crop_is_degraded_and_the_rest_bicubic(there):
-    gts, lqs = (Store(str(there / f"datasets/release_{name}.lmdb")) for name in ("gt", "lq"))
+def detail(image: np.ndarray) -> float:
+    return cv2.Laplacian(image.astype(np.float32), cv2.CV_32F).std()
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("release", ["bicubic", "blurred", "degraded"]),
+                                             ("release_tokenizer", ["bicubic", "degraded"])])
+def test_each_crop_has_its_kind_of_lr_in_turn(there, name, kinds):
+    gts, lqs = (Store(str(there / f"datasets/{name}_{part}.lmdb")) for part in ("gt", "lq"))
     keys = [line.split()[0].removesuffix(".png") for line in
-            (there / "datasets/release_gt.lmdb/meta_info.txt").read_text().splitlines()]
+            (there / f"datasets/{name}_gt.lmdb/meta_info.txt").read_text().splitlines()]
     assert len(keys) == 6 and {key.split("_")[1] for key in keys} == {"coffee", "rocket"}
-    for key in sorted(keys):
+    for number, key in enumerate(sorted(keys)):
+        assert int(key.split("_")[0]) == number
         gt, lq = gts.image(key), lqs.image(key)
         assert gt.shape == (128, 128, 3) and lq.shape == (32, 32, 3)
         bicubic = imresize(torch.from_numpy(gt.transpose(2, 0, 1) / 255).float(), 1 / 4).numpy().transpose(1, 2, 0)
-        apart = np.abs(255 * bicubic.clip(0, 1) - lq).max()
-        assert apart <= 1 if int(key.split("_")[0]) % 2 == 0 else apart > 3
+        bicubic = 255 * bicubic.clip(0, 1)
+        apart, kind = np.abs(bicubic - lq).max(), kinds[number % len(kinds)]
+        assert apart <= 1 if kind == "bicubic" else apart > 3
+        if kind == "blurred":
+            assert detail(lq) < 0.9 * detail(bicubic)
 
 
 def test_the_same_photographs_give_the_same_data(there):
