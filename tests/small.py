@@ -21,6 +21,7 @@ def tokenizer(seed: int = 0, **changes) -> AlignVARTokenizer:
                                "num_phi": 2, **own, **changes})
     with torch.no_grad():
         if net.target == "residual":
+            net.decoder.guide[-1].weight.normal_(std=0.2)
             net.decoder.conv_out.weight.normal_(std=0.05)
         net.quantize.embedding.weight.mul_(torch.linspace(1.5, 0.1, net.quantize.codebook_size)[:, None])
     return net.eval()

@@ -4,6 +4,7 @@ import small
 import torch
 
 from alignvar_arch.archs import AlignVARTokenizer
+from alignvar_arch.archs.layers.conv import PlainBlock
 from alignvar_arch.archs.tokenizer.guided import SCALE, GuidedDecoder
 from alignvar_arch.archs.tokenizer_arch import bicubic
 from alignvar_arch.inference.decode import decode_tiled
@@ -20,7 +21,7 @@ def awake(**changes) -> torch.nn.Module:
     """A tokenizer in which every weight counts."""
     net = small.tokenizer(**changes)
     with torch.no_grad():
-        for parameter in net.decoder.parameters():
+        for parameter in (*net.decoder.parameters(), *net.post_quant_conv.parameters()):
             parameter.add_(0.05 * torch.randn_like(parameter))
     return net
 
@@ -67,7 +68,7 @@ def test_the_guided_decoder_sees_as_far_as_it_says(layout):
     """
     net, middle, length = awake(target="residual", **GUIDED[layout]).double(), 40, 81
     with torch.no_grad():
-        for parameter in net.decoder.parameters():
+        for parameter in (*net.decoder.parameters(), *net.post_quant_conv.parameters()):
             parameter.mul_(3)  # so that what comes from afar is not lost in the digits
     f_hat, lr = (value.double() for value in inputs(net, 1, length))
     before, fine = net.decoder(f_hat, lr), net.factor // SCALE
@@ -90,13 +91,26 @@ def test_less_than_what_the_guided_decoder_sees_would_not_do(monkeypatch):
 
 
 @torch.no_grad()
-def test_a_guided_decoder_begins_as_bicubic_and_what_it_learns_depends_on_tokens_and_lr():
+def test_a_guided_tokenizer_begins_as_an_orthogonal_projection_of_residuals_on_bicubic():
     net = AlignVARTokenizer(ch=32, num_res_blocks=1, latent_dim=4, scales=small.SCALES, **small.RESIDUAL)
     gt, lr = small.pictures()
+    nothing = torch.zeros(2, 4, 4, 4)
+    assert net.decode(nothing, lr).count_nonzero() == 0
+    assert torch.equal(net.to_image(net.decode(nothing, lr), lr), bicubic(lr, gt.shape[-2:]))
+    for part in (net.encoder, net.decoder):  # without what the blocks add, which begins small
+        for module in part.modules():
+            if isinstance(module, PlainBlock):
+                torch.nn.init.zeros_(module.conv2.weight)
+    once = net.decode(net.encode_latent(net.to_target(gt, lr)), lr)
+    torch.testing.assert_close(net.decode(net.encode_latent(once), lr), once, atol=1e-5, rtol=0)
+    assert once.std() > 0.1
+
+
+@torch.no_grad()
+def test_what_a_guided_decoder_makes_depends_on_tokens_and_lr():
+    net = small.tokenizer(target="residual")
+    gt, lr = small.pictures()
     f_hat = torch.randn(2, 4, 4, 4)
-    assert net.decode(f_hat, lr).count_nonzero() == 0
-    assert torch.equal(net.to_image(net.decode(f_hat, lr), lr), bicubic(lr, gt.shape[-2:]))
-    torch.nn.init.normal_(net.decoder.conv_out.weight)
     made, alone, other = (net.decode(*given) for given in ((f_hat, lr), (0 * f_hat, lr), (0 * f_hat, lr.flip(0))))
     assert made.shape == gt.shape and alone.std() > 0
     assert (made - alone).abs().max() > 1e-2 and (other - alone).abs().max() > 1e-2

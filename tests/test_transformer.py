@@ -192,11 +192,11 @@ def test_a_head_from_codes_falls_with_the_distance_to_a_code():
     assert not torch.allclose(net.head.weight, other.head.weight, atol=1e-2)
     # What the head takes for a place among the codes: found from its weights, and a turn but for its size.
     spread = codes.std()
-    turn = torch.linalg.lstsq(codes, net.head.weight).solution * spread
+    turn = torch.linalg.lstsq(codes, net.head.weight).solution * 4 * spread
     torch.testing.assert_close(turn @ turn.T, torch.eye(4), atol=1e-4, rtol=0)
     squared = torch.cdist(spread * hidden @ turn.T, codes).square() / spread ** 2
     logits = net.head(hidden)
-    torch.testing.assert_close(logits - logits[:, :1], (squared[:, :1] - squared) / 2, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits - logits[:, :1], (squared[:, :1] - squared) / 8, atol=1e-4, rtol=1e-4)
     assert torch.equal(net.head(codes @ turn / spread).argmax(1), torch.arange(24))
 
 
