@@ -1,12 +1,14 @@
 """Trains what the release ships and what it is compared with, in pieces: call it until it says that all is done.
 
     python benchmarks/release.py --photos PHOTOS --minutes 10     # as often as need be
+    python benchmarks/release.py --pack alignvar_arch/weights     # then
 
 Each call goes on where one stopped. It works in the current folder, in this order: data (benchmarks/release_data.py),
 then the stages that --stages names by their files in options/release. A stage that is cut off by --minutes has saved
 its state, and continues to the bit. What is finished is left alone.
 """
 import argparse
+import hashlib
 import signal
 import subprocess
 import sys
@@ -16,11 +18,15 @@ from typing import IO
 
 import yaml
 
+from alignvar_arch.checkpoints import write_safetensors
+from alignvar_arch.checkpoints.recognise import recognise
+
 HERE = Path(__file__).parent
 OPTIONS = HERE.parent / "options/release"
 STAGES = ["tokenizer_x4", "alignvar_x4", "decoder_x4", "swinir_x4", "esrgan_x4"]
 # What stage 1 is trained on, and what all others are: that clean blur was missing was found after stage 1.
 DATA = {"release_tokenizer": ["--kinds", "bicubic", "degraded"], "release": []}
+SHIPPED = {"decoder_x4": "tokenizer_x4_small.safetensors", "alignvar_x4": "alignvar_x4_small.safetensors"}
 SAVED = 143  # the exit code of a run that a SIGTERM has ended, all saved
 GRACE = 120  # seconds to finish a step, save, and end
 
@@ -31,7 +37,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="stop after so many; without it, when all is done")
     parser.add_argument("--stages", nargs="+", default=STAGES, choices=sorted(p.stem for p in OPTIONS.glob("*_x4.yml")))
     parser.add_argument("--force_yml", nargs="+", default=[], help="as for basicsr train, for all stages")
+    parser.add_argument("--pack", metavar="FOLDER", help="write what ships into this folder, and train nothing")
     args = parser.parse_args()
+    if args.pack:
+        pack(args.pack)
+        return 0
     end = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
     for name, flags in DATA.items():
         if Path(f"datasets/{name}_lq.lmdb/meta_info.txt").exists():
@@ -61,6 +71,19 @@ def main() -> int:
             return code
     print("all is done.")
     return 0
+
+
+def pack(folder: str) -> None:
+    """Write the averaged weights of transformer and last tokenizer, fp16, with what they say of themselves."""
+    for stage, name in SHIPPED.items():
+        run = yaml.safe_load((OPTIONS / f"{stage}.yml").read_text())["name"]
+        found = recognise(f"experiments/{run}/models/net_g_latest.pth")
+        metadata = {**found.metadata, "recipe": f"options/release/{stage}.yml", "license": "Apache-2.0",
+                    "card": "alignvar_arch/weights/README.md"}
+        path = Path(folder, name)
+        write_safetensors(str(path), found.state, metadata, half=True)
+        print(f"{path}: {path.stat().st_size / 2 ** 20:.1f} MiB, sha256 "
+              f"{hashlib.sha256(path.read_bytes()).hexdigest()}")
 
 
 def piece(command: list[str], seconds: float, stdout: IO | None = None) -> int:
