@@ -1,0 +1,44 @@
+"""Pictures for the documentation: middle crops at 1:1 of the first images of a `basicsr compare` report.
+
+    basicsr compare -opt … --sets NAME=HR -o report/ && python benchmarks/gallery.py report/ docs/gallery.jpg
+
+One row an image, in the order of file names; GT, bicubic and the models in the report's order, one pixel of the result a
+pixel of the picture.
+"""
+import argparse
+import json
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+GAP, LINE = 6, 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report", type=Path, help="folder of a report")
+    parser.add_argument("output", help="file to write")
+    parser.add_argument("--first", type=int, default=4, help="so many images, by name")
+    parser.add_argument("--side", type=int, default=224, help="of a crop, pixels")
+    parser.add_argument("--models", nargs="+", help="these, in this order; all without it")
+    args = parser.parse_args()
+    report = json.loads((args.report / "report.json").read_text())
+    images = sorted(report["images"], key=lambda image: (image["set"], image["image"]))[:args.first]
+    names = args.models or [model["name"] for model in sorted(report["models"], key=lambda m: m["kind"] != "bicubic")]
+    columns = ["GT", *names]
+    step = args.side + GAP
+    sheet = Image.new("RGB", (step * len(columns) - GAP, LINE + step * len(images) - GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    for column, name in enumerate(columns):
+        draw.text((column * step, 1), name, fill=(20, 20, 20), font=font)
+        for row, image in enumerate(images):
+            place = image["gt"] if name == "GT" else image["pictures"][name]
+            with Image.open(args.report / place) as picture:
+                left, top = ((length - args.side) // 2 for length in picture.size)
+                crop = picture.convert("RGB").crop((left, top, left + args.side, top + args.side))
+            sheet.paste(crop, (column * step, LINE + row * step))
+    sheet.save(args.output, quality=92)
+
+
+if __name__ == "__main__":
+    main()
