@@ -2,8 +2,8 @@
 
     basicsr compare -opt … --sets NAME=HR -o report/ && python benchmarks/gallery.py report/ docs/gallery.jpg
 
-One row an image, in the order of file names; GT, bicubic and the models in the report's order, one pixel of the result a
-pixel of the picture.
+One row an image, in the order of file names; GT, bicubic and the models, one pixel of a result a pixel
+of the picture.
 """
 import argparse
 import json
