@@ -1,7 +1,7 @@
 """Sampling and guidance as pure functions."""
 import torch
 
-from alignvar_arch.archs.transformer.sampling import choose, guide
+from alignvar_arch.archs.transformer.sampling import choose, expect, guide
 
 LOGITS = torch.log(torch.tensor([[[0.5, 0.3, 0.15, 0.05]]]))
 
@@ -33,3 +33,14 @@ def test_guidance_grows_with_the_scale():
     assert guide(good, bad, 6.0, 0, 9) == 2.0
     assert torch.isclose(guide(good, bad, 6.0, 3, 9), torch.tensor(4.0))
     assert torch.isclose(guide(good, bad, 6.0, 9, 9), torch.tensor(8.0))
+
+
+def test_the_expected_choice_is_the_code_nearest_to_the_expected_one():
+    generator = torch.Generator().manual_seed(0)
+    logits, codes = torch.randn(2, 7, 24, generator=generator), torch.randn(24, 4, generator=generator)
+    for temperature in (1.0, 0.5):
+        expected = (logits / temperature).softmax(-1) @ codes
+        nearest = torch.cdist(expected, codes.expand(2, -1, -1)).argmin(-1)
+        assert torch.equal(expect(logits, codes, temperature), nearest)
+    assert (expect(logits, codes) != logits.argmax(-1)).any()
+    assert torch.equal(expect(1e4 * logits, codes), logits.argmax(-1))

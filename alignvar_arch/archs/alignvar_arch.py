@@ -19,7 +19,7 @@ from alignvar_arch.archs.tokenizer.pyramid import ResidualPyramid
 from alignvar_arch.archs.tokenizer_arch import PAPER_SCALES
 from alignvar_arch.archs.transformer.block import Block, HeadNorm
 from alignvar_arch.archs.transformer.condition import ConditionEncoder
-from alignvar_arch.archs.transformer.sampling import choose, guide
+from alignvar_arch.archs.transformer.sampling import choose, expect, guide
 from alignvar_arch.archs.transformer.structure import MaskGenerator, laplacian_map, structure_maps
 
 GOOD, BAD = 0, 1  # rows of the quality embedding
@@ -241,7 +241,8 @@ class AlignVAR(nn.Module):
     def generate(self, lr: torch.Tensor, pyramid: ResidualPyramid, structure: torch.Tensor | None = None,
                  guidance: float = 0.0, top_k: int = 1, top_p: float = 1.0, temperature: float = 1.0,
                  generator: torch.Generator | None = None,
-                 forced: list[torch.Tensor] | None = None, steps: Steps | None = None) -> Generation:
+                 forced: list[torch.Tensor] | None = None, steps: Steps | None = None,
+                 choice: str = "sample") -> Generation:
         """Predict all token maps of an LR in K cached steps.
 
         Args:
@@ -253,6 +254,8 @@ class AlignVAR(nn.Module):
             forced: token maps of the first ``len(forced)`` scales, taken instead of chosen ones (for tests and
                 diagnosis).
             steps: what computes them; None is the network as it is.
+            choice: ``sample`` chooses as the arguments above say; ``expected`` takes the code nearest to the expected
+                one (``sampling.expect``), and of those arguments reads the temperature alone.
         """
         steps = steps or self
         branches, batch = 2 if guidance > 0 else 1, len(lr)
@@ -277,7 +280,10 @@ class AlignVAR(nn.Module):
             logits = steps.predict(k, x, tables, head_table, memory)
             if branches == 2:
                 logits = guide(*logits.chunk(2), guidance, k, self.schedule.last)
-            chosen = choose(logits, top_k, top_p, temperature, generator)
+            if choice == "expected":
+                chosen = expect(logits, pyramid.embedding.weight, temperature)
+            else:
+                chosen = choose(logits, top_k, top_p, temperature, generator)
             if forced is not None and k < len(forced):  # after the draw, so that later scales draw the same numbers
                 chosen = forced[k]
             maps.append(chosen.view(batch, side, side))

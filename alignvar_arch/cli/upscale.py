@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from alignvar_arch import options
+from alignvar_arch.archs.transformer.sampling import CHOICES
 from alignvar_arch.cli.lmdb.flags import positive, resumable
 from alignvar_arch.cli.plugins import Plugin
 from alignvar_arch.errors import UserError
@@ -44,7 +45,7 @@ def run(argv: list[str], _plugins: list[Plugin]) -> int:
     warnings.filterwarnings("ignore", module="PIL")
     failed = Failures()
     upscaler = Upscaler.from_file(args.model, args.tokenizer, device=args.device, precision=args.precision,
-                                  guidance=args.guidance, top_k=args.top_k, top_p=args.top_p,
+                                  guidance=args.guidance, choice=args.choice, top_k=args.top_k, top_p=args.top_p,
                                   temperature=args.temperature, seed=args.seed, batch=args.batch, tile=args.tile,
                                   colour=args.colour, compile=args.compile, say=_say)  # fmt: skip
     jobs = find(args.inputs, args.output, recursive=args.recursive, failed=failed, kind=args.format,
@@ -154,9 +155,11 @@ def _parser() -> options.Parser:
     model.add_argument("--tokenizer", metavar="FILE", help="the tokenizer it was trained on (the one that ships)")
     model.add_argument("--guidance", type=float, default=0.0, metavar="X",
                        help="away from bad quality, for models trained to (0, none)")  # fmt: skip
-    model.add_argument("--top_k", type=int, default=0, metavar="N", help="codes to choose among; 1 is greedy (0, all)")
-    model.add_argument("--top_p", type=float, default=0.8, metavar="X", help="share of the likeliest codes (0.8)")
-    model.add_argument("--temperature", type=float, default=0.8, metavar="X", help="of the choice (0.8)")
+    model.add_argument("--choice", choices=CHOICES, default="expected",
+                       help="tokens: the code nearest to the expected one, or a sample by the next three (expected)")
+    model.add_argument("--top_k", type=int, default=1, metavar="N", help="codes to choose among; 0 is all (1, greedy)")
+    model.add_argument("--top_p", type=float, default=1.0, metavar="X", help="share of the likeliest codes (1)")
+    model.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of the choice (1)")
     model.add_argument("--seed", type=int, default=0, metavar="N", help="of the random numbers (0)")
     model.add_argument("--colour", choices=COLOURS, default="off", help="give results the pictures' colours (off)")
     work = parser.add_argument_group("work")

@@ -16,7 +16,7 @@ from alignvar_arch.errors import UserError
 from alignvar_arch.version import __version__
 
 OVERALL = "overall"
-_SAMPLING = ("guidance", "top_k", "top_p", "temperature", "sample_seed")
+_SAMPLING = ("guidance", "choice", "top_k", "top_p", "temperature", "sample_seed")
 
 
 def write(tiles: Tiles, tokenizer: AlignVARTokenizer, subjects: list[Subject], percent: float, folder: Path) -> None:

@@ -49,7 +49,7 @@ class Subject:
         """
         return self.net.generate(lr, self.pyramid, self.structure(lr), guidance=self.val.get("guidance", 0.0),
                                  top_k=self.val.get("top_k", 1), top_p=self.val.get("top_p", 1.0),
-                                 temperature=self.val.get("temperature", 1.0),
+                                 temperature=self.val.get("temperature", 1.0), choice=self.val.get("choice", "sample"),
                                  generator=torch.Generator(lr.device).manual_seed(self.seed), forced=forced)
 
     @torch.no_grad()

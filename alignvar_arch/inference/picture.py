@@ -29,7 +29,7 @@ def structure(net: AlignVAR, lr: torch.Tensor, tile_seeds: list[int]) -> torch.T
 @torch.no_grad()
 def upscale_latent(net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor, *, tiling: Tiling, scale: int = 4,
                    guidance: float = 0.0, top_k: int = 1, top_p: float = 1.0, temperature: float = 1.0,
-                   seed: int = 0, progress: Callable[[int], object] | None = None,
+                   choice: str = "sample", seed: int = 0, progress: Callable[[int], object] | None = None,
                    compiled: Compiled | None = None) -> torch.Tensor:
     """Predict the latent of pictures of any size: tile by tile, blended after the last scale.
 
@@ -38,7 +38,7 @@ def upscale_latent(net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor
         lr: (B, 3, h, w) in [0, 1], float32, on their device; the networks may be of other dtypes.
         tiling: ``Tiling.of(tokenizer, scale, …)``.
         scale: the picture's size over the LR's.
-        guidance, top_k, top_p, temperature: as for ``AlignVAR.generate``.
+        guidance, top_k, top_p, temperature, choice: as for ``AlignVAR.generate``.
         seed: of the sampling, ≥ 0; each tile draws its own numbers, so that the batch does not matter.
         progress: called with the number of tiles after each batch.
         compiled: runs the steps, if given. All batches are then of one size, the last one filled up with copies of its
@@ -57,7 +57,8 @@ def upscale_latent(net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor
         own = seeds(seed, places)
         draw = [torch.Generator(lr.device).manual_seed(number) for number in own]
         made = net.generate(tiles.to(dtype), tokenizer.quantize, structure(net, tiles, own), guidance=guidance,
-                            top_k=top_k, top_p=top_p, temperature=temperature, generator=draw, steps=compiled)
+                            top_k=top_k, top_p=top_p, temperature=temperature, generator=draw, steps=compiled,
+                            choice=choice)
         if progress is not None:
             progress(count)
         return made.f_hat[:count]
@@ -66,13 +67,14 @@ def upscale_latent(net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor
 
 
 def picture(net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor, *, scale: int = 4, guidance: float = 0.0,
-            top_k: int = 1, top_p: float = 1.0, temperature: float = 1.0, seed: int = 0, overlap: int | None = None,
-            batch: int = 8, decode_tile: int | None = None, keep: int | None = None, colour: str = "off",
-            progress: Callable[[int], object] | None = None) -> torch.Tensor:
+            top_k: int = 1, top_p: float = 1.0, temperature: float = 1.0, choice: str = "sample", seed: int = 0,
+            overlap: int | None = None, batch: int = 8, decode_tile: int | None = None, keep: int | None = None,
+            colour: str = "off", progress: Callable[[int], object] | None = None) -> torch.Tensor:
     """Return the pictures (B, 3, h·scale, w·scale) in [0, 1], float32, of LRs (B, 3, h, w) of any size from 1×1.
 
     Args:
-        net, tokenizer, lr, scale, guidance, top_k, top_p, temperature, seed, progress: as for ``upscale_latent``.
+        net, tokenizer, lr, scale, guidance, top_k, top_p, temperature, choice, seed, progress: as for
+            ``upscale_latent``.
         overlap: least overlap of neighbouring tiles in LR pixels; a quarter of a tile by default.
         batch: most tiles at once, ≥ 1.
         decode_tile: side of the tiles of decoding in latent pixels; None decodes the whole picture at once, as does a
@@ -84,8 +86,8 @@ def picture(net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tensor, *, sc
         ValueError: an overlap of a tile or more, an unknown colour fix.
     """
     f_hat = upscale_latent(net, tokenizer, lr, tiling=Tiling.of(tokenizer, scale, overlap, batch), scale=scale,
-                           guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, seed=seed,
-                           progress=progress)
+                           guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, choice=choice,
+                           seed=seed, progress=progress)
     made = decode(tokenizer, f_hat, lr, scale=scale, tile=decode_tile, keep=keep)
     return fix_colour(made, lr, colour).clamp_(0, 1)
 

@@ -15,6 +15,7 @@ from alignvar_arch.archs.alignvar_arch import AlignVAR
 from alignvar_arch.archs.loading import load
 from alignvar_arch.archs.tokenizer.guided import SCALE
 from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer, bicubic
+from alignvar_arch.archs.transformer.sampling import CHOICES
 from alignvar_arch.checkpoints.recognise import Found, recognise
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference import memory
@@ -43,6 +44,7 @@ class Upscaler:
         scale: sides of the result over sides of the picture.
         device: where to compute.
         guidance: strength of guidance away from bad quality; 0 is none, and half the work.
+        choice: expected takes the code nearest to the expected one; sample chooses as the next three say.
         top_k: codes to choose among; 1 is greedy, 0 takes all.
         top_p: the most likely codes whose probabilities reach it, in (0, 1].
         temperature: divides the logits, above 0.
@@ -60,9 +62,9 @@ class Upscaler:
     """
 
     def __init__(self, net: AlignVAR, tokenizer: AlignVARTokenizer, *, scale: int = 4,
-                 device: str | torch.device = "cpu", guidance: float = 0.0, top_k: int = 0, top_p: float = 0.8,
-                 temperature: float = 0.8, seed: int = 0, batch: int | None = None,
-                 tile: int | None = None, colour: str = "off", compile: bool = False,
+                 device: str | torch.device = "cpu", guidance: float = 0.0, choice: str = "expected",
+                 top_k: int = 1, top_p: float = 1.0, temperature: float = 1.0, seed: int = 0,
+                 batch: int | None = None, tile: int | None = None, colour: str = "off", compile: bool = False,
                  say: Callable[[str], object] = warnings.warn):
         ranges = {"guidance": (guidance, 0, math.inf), "top_k": (top_k, 0, math.inf), "top_p": (top_p, 1e-6, 1),
                   "temperature": (temperature, 1e-6, math.inf), "seed": (seed, 0, 2**63 - 1),
@@ -72,6 +74,8 @@ class Upscaler:
             if not low <= value <= high:
                 raise UserError(f"{name} is {value}, but must be at least {low}"
                                 f"{'' if high == math.inf else f' and at most {high}'}.")
+        if choice not in CHOICES:
+            raise UserError(f"choice is {choice!r}, but must be one of {', '.join(CHOICES)}.")
         if colour not in COLOURS:
             raise UserError(f"colour is {colour!r}, but must be one of {', '.join(COLOURS)}.")
         for name in ("codebook_size", "latent_dim"):
@@ -88,7 +92,7 @@ class Upscaler:
         self.net, self.tokenizer = net.to(self.device), tokenizer.to(self.device)
         self.scale, self.tiling = scale, Tiling.of(tokenizer, scale)
         self.guidance, self.top_k, self.top_p, self.temperature = guidance, top_k, top_p, temperature
-        self.seed, self.batch, self.colour = seed, batch, colour
+        self.choice, self.seed, self.batch, self.colour = choice, seed, batch, colour
         self.tile = None if tile is None else -(-tile // tokenizer.factor)
         self.compiled = Compiled(self.net, self.tokenizer, say) if compile else None
         # Tiles at once; more on a CPU is not faster. Compiled code always does as many, also for one small picture.
@@ -216,7 +220,7 @@ class Upscaler:
             count(-done)
             made = upscale_latent(self.net, self.tokenizer, lr, tiling=replace(self.tiling, batch=batch),
                                   scale=self.scale, guidance=self.guidance, top_k=self.top_k, top_p=self.top_p,
-                                  temperature=self.temperature, seed=self.seed, progress=count,
+                                  temperature=self.temperature, choice=self.choice, seed=self.seed, progress=count,
                                   compiled=self.compiled)
             self.most = batch if batch < tried[0] else self.most  # so that the next picture need not find out again
             return made

@@ -22,7 +22,7 @@ from alignvar_arch.metrics.tokens import scale_accuracy, scale_cross_entropy
 from alignvar_arch.models.base import TokenModel
 from alignvar_arch.models.cached_tokens import CachedTokens
 from alignvar_arch.models.cached_tokens import check_options as check_cache
-from alignvar_arch.models.checks import arguments, check_geometry, check_range, check_same_network
+from alignvar_arch.models.checks import arguments, check_choice, check_geometry, check_range, check_same_network
 from alignvar_arch.models.scale_log import ScaleLog
 
 
@@ -38,7 +38,8 @@ class AlignVARModel(TokenModel):
     are computed again in the backward pass, to save memory; default false), ``head_from_codes`` (a head from scratch
     begins with the codebook's geometry, ``AlignVAR.start_from_codes``; default false), ``token_cache`` (an LMDB of the
     fixed crops' token maps, by `basicsr lmdb tokens`, which spares encoding them; default none). From ``val``:
-    ``guidance`` (default 0), ``top_k`` (default 1, greedy), ``top_p``, ``temperature``, ``sample_seed`` (default 0),
+    ``guidance`` (default 0), ``choice`` (``sample``, or ``expected``: the code nearest to the expected one; default
+    sample), ``top_k`` (default 1, greedy), ``top_p``, ``temperature``, ``sample_seed`` (default 0),
     ``token_metrics`` (default true: cross-entropy and accuracy per scale where GT is there), ``colour`` (``off``,
     ``wavelet`` or ``adain``: colours taken from the LR; default off), ``tile_overlap``, ``tile_batch``,
     ``decode_tile``.
@@ -71,6 +72,7 @@ class AlignVARModel(TokenModel):
         check_range(opt, "val.top_k", 0, whole=True)
         check_range(opt, "val.top_p", 1e-6, 1)
         check_range(opt, "val.temperature", 1e-6)
+        check_choice(opt, "val")
         check_range(opt, "val.sample_seed", 0, whole=True)
         check_range(opt, "val.guidance", 0)
         colour = (opt.get("val") or {}).get("colour") or "off"  # YAML reads a bare `off` as False
@@ -183,7 +185,8 @@ class AlignVARModel(TokenModel):
         if hasattr(self, "gt") and val.get("token_metrics", True):
             self._add_token_metrics(net, seed)
         return picture(net, self.tokenizer, self.lq, guidance=val.get("guidance", 0.0), top_k=val.get("top_k", 1),
-                       top_p=val.get("top_p", 1.0), temperature=val.get("temperature", 1.0), seed=seed,
+                       top_p=val.get("top_p", 1.0), temperature=val.get("temperature", 1.0),
+                       choice=val.get("choice", "sample"), seed=seed,
                        colour=val.get("colour") or "off", **self.tiling())
 
     def _add_token_metrics(self, net: torch.nn.Module, seed: int) -> None:

@@ -19,7 +19,7 @@ from alignvar_arch.archs.lpips import lpips_weights_missing
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference.pairing import same_codes
 from alignvar_arch.inference.picture import picture, structure
-from alignvar_arch.models.checks import arguments, check_range, check_same_network
+from alignvar_arch.models.checks import arguments, check_choice, check_range, check_same_network
 from alignvar_arch.models.stepping import PRECISIONS
 from alignvar_arch.models.tokenizer_model import AlignVARTokenizerModel
 
@@ -32,10 +32,10 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
     the adversary's ``gan_opt`` compare the picture with GT. Validation upscales, as AlignVARModel does, with the
     decoder as it is by then.
 
-    Options read from ``train``: ``pixel_opt``, ``lpips_opt``, the adversary's, and how tokens are drawn, ``top_k``
-    (default 1, greedy), ``top_p``, ``temperature``. With ``precision`` bf16 or fp16 the transformer predicts with
-    weights of that type while the decoder trains. From ``val``: ``top_k``, ``top_p``, ``temperature``, ``sample_seed``
-    and the tiling, as for AlignVARModel.
+    Options read from ``train``: ``pixel_opt``, ``lpips_opt``, the adversary's, and how tokens are chosen,
+    ``choice``, ``top_k``, ``top_p`` and ``temperature``, as in AlignVARModel's ``val``. With ``precision`` bf16 or fp16
+    the transformer predicts with weights of that type while the decoder trains. From ``val``: the same and
+    ``sample_seed``, and the tiling.
     """
 
     reads_gt = False
@@ -82,6 +82,7 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
                             f"{path.get('param_key_g', 'params')}; take two that belong together (param_key_g: "
                             "params_ema, if it was trained on the average).")
         for block in ("train", "val"):
+            check_choice(opt, block)
             check_range(opt, f"{block}.top_k", 0, whole=True)
             check_range(opt, f"{block}.top_p", 1e-6, 1)
             check_range(opt, f"{block}.temperature", 1e-6)
@@ -144,4 +145,4 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
 
 def _sampling(block: dict) -> dict:
     return {"top_k": block.get("top_k", 1), "top_p": block.get("top_p", 1.0),
-            "temperature": block.get("temperature", 1.0)}
+            "temperature": block.get("temperature", 1.0), "choice": block.get("choice", "sample")}

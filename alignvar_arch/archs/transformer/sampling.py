@@ -3,6 +3,8 @@ from collections.abc import Sequence
 
 import torch
 
+CHOICES = ("sample", "expected")
+
 
 def guide(good: torch.Tensor, bad: torch.Tensor, guidance: float, k: int, last: int) -> torch.Tensor:
     """Return (1 + t)·good − t·bad with t = guidance·k/last: guidance grows from coarse (k = 0) to fine (k = last)."""
@@ -37,3 +39,22 @@ def choose(logits: torch.Tensor, top_k: int = 1, top_p: float = 1.0, temperature
         return torch.stack([torch.multinomial(rows, 1, generator=own).flatten()
                             for rows, own in zip(probabilities, generator, strict=True)])
     return torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
+
+
+def expect(logits: torch.Tensor, codes: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Choose the code nearest to the expected one, Σ_v softmax(logits / temperature)(v)·e_v, for each row.
+
+    Ours. The expectation is HCC's estimate r̂ (paper, "HCC"), and what is nearest to it errs least in the latent: where
+    the LR leaves much open that is a code that says little, while the likeliest code says one thing with confidence.
+
+    Args:
+        logits: (B, N, V), unnormalised.
+        codes: e, the codebook (V, C).
+        temperature: divides the logits, > 0.
+
+    Returns:
+        int64 (B, N).
+    """
+    codes = codes.float()
+    expected = (logits.float() / temperature).softmax(-1) @ codes
+    return (codes.square().sum(1) - 2 * expected @ codes.T).argmin(-1)
