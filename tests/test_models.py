@@ -204,6 +204,7 @@ def test_one_step_changes_every_parameter_and_leaves_the_tokenizer_alone(transfo
     ({}, {}),
     ({"top_k": 0, "top_p": 0.9, "temperature": 1.5, "sample_seed": 5, "tile_overlap": 2, "tile_batch": 3},
      {"top_k": 0, "top_p": 0.9, "temperature": 1.5, "seed": 5, "overlap": 2, "batch": 3}),
+    ({"choice": "expected", "temperature": 0.7}, {"choice": "expected", "temperature": 0.7}),
     ({"guidance": 2.0, "colour": "adain", "decode_tile": 3},
      {"guidance": 2.0, "colour": "adain", "decode_tile": 3}),
     ({"colour": False}, {"colour": "off"}),  # YAML's bare `off`
@@ -264,6 +265,7 @@ def _put(opt, key, value):
     ("val.colour", "sepia", ["val.colour", "sepia", "off, wavelet, adain"]),
     ("val.top_p", 0, ["val.top_p"]),
     ("val.temperature", 0, ["val.temperature"]),
+    ("val.choice", "mode", ["val.choice", "sample, expected"]),
 ])
 def test_what_does_not_fit_is_refused_in_one_sentence(transformer_options, capsys, key, value, words):
     _put(transformer_options, key, value)

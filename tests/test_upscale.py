@@ -90,7 +90,7 @@ def written(folder: str = "out") -> list[str]:
 def directly(net, tokenizer, image: np.ndarray, **settings) -> np.ndarray:
     """What the networks make of an image without ``Upscaler``, by its defaults."""
     lr = torch.tensor(image).permute(2, 0, 1)[None] / 255
-    made = picture(net, tokenizer, lr, **{"top_k": 0, "top_p": 0.8, "temperature": 0.8, **settings})
+    made = picture(net, tokenizer, lr, **{"choice": "expected", **settings})
     return made[0].permute(1, 2, 0).mul(255).round().numpy()
 
 
@@ -171,8 +171,8 @@ def test_transparent_pixels_take_the_nearest_colour():
 def test_defaults_are_those_of_the_shipped_options():
     val = yaml.safe_load((Path(__file__).parent.parent / "options/alignvar_x4_test.yml").read_text())["val"]
     defaults = Upscaler.__init__.__kwdefaults__
-    assert {key: val[key] for key in ("guidance", "top_k", "top_p", "temperature")} == {
-        key: defaults[key] for key in ("guidance", "top_k", "top_p", "temperature")}
+    assert {key: val[key] for key in ("guidance", "choice", "top_k", "top_p", "temperature")} == {
+        key: defaults[key] for key in ("guidance", "choice", "top_k", "top_p", "temperature")}
     assert defaults["seed"] == val["sample_seed"]
 
 
@@ -197,6 +197,7 @@ def test_what_is_no_image_is_refused(upscaler, image, error, text):
 
 @pytest.mark.parametrize(("settings", "text"), [
     ({"top_p": 0.0}, "top_p is 0.0"), ({"temperature": 0.0}, "temperature is 0.0"), ({"top_k": -1}, "top_k is -1"),
+    ({"choice": "mode"}, "choice is 'mode'"),
     ({"guidance": 6.0}, "without bad-quality samples"), ({"precision": "int8"}, "one of fp32, bf16, fp16"),
     ({"colour": "sepia"}, "one of off, wavelet, adain"), ({"tile": 0}, "tile is 0"), ({"batch": 0}, "batch is 0"),
     ({"device": "cuda:99"}, "no device cuda:99"), ({"device": "nonsense"}, "no device nonsense")])
