@@ -91,7 +91,7 @@ def measure(weights: str, sets: dict[str, str]) -> dict[str, float]:
     """Return figures by ``set figure``: pictures sampled as the options say, and cross-entropies in nat a token."""
     opt = yaml.safe_load(FILE.read_text())
     net, tokenizer = load(weights), load(opt["path"]["pretrain_network_tokenizer"])
-    sampling = {key: opt["val"][key] for key in ("top_k", "top_p", "temperature")}
+    sampling = {key: opt["val"][key] for key in ("choice", "top_k", "top_p", "temperature")}
     found = {}
     for name, folders in sets.items():
         rows = []

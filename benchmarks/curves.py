@@ -2,8 +2,9 @@
 
     ALIGNVAR_LPIPS=FOLDER python benchmarks/curves.py --sets set5=HR realsr10=HR,LR [--guidance 0 1 2 3 4 5 6]
 
-For each set: bicubic; the decoder alone, whose tokens say nothing; greedy choice after each number of steps (after all
-K it is AlignVAR); other ways to draw; guidance, greedy; and the tokenizer with the ground truth's tokens, the ceiling.
+For each set: bicubic; the decoder alone, whose tokens say nothing; the expected choice after each number of steps
+(after all K it is AlignVAR as it ships); other ways to choose; guidance, with the expected choice; and the tokenizer
+with the ground truth's tokens, the ceiling.
 PSNR and SSIM on Y, LPIPS-squeeze on RGB, NIQE on Y; all without a border of 4 pixels.
 """
 import argparse
@@ -26,8 +27,9 @@ from alignvar_arch.inference.picture import seeds as own_seeds
 from alignvar_arch.inference.tiles import Place, Tiling, blended
 
 ALL = {**METRICS, "niqe": {"type": "calculate_niqe", "crop_border": 4}}
-GREEDY = {"top_k": 1}
-DRAWS = {"top_p 0.5, temperature 0.7": {"top_k": 0, "top_p": 0.5, "temperature": 0.7},
+EXPECTED = {"choice": "expected"}
+DRAWS = {"expected, temperature 2": {"choice": "expected", "temperature": 2.0}, "greedy": {"top_k": 1},
+         "top_p 0.5, temperature 0.7": {"top_k": 0, "top_p": 0.5, "temperature": 0.7},
          "top_p 0.8, temperature 0.8": {"top_k": 0, "top_p": 0.8, "temperature": 0.8},
          "top_p 0.95, temperature 1": {"top_k": 0, "top_p": 0.95}}
 
@@ -67,15 +69,15 @@ def ways(net: AlignVAR, tokenizer: AlignVARTokenizer, gt: torch.Tensor, lr: torc
     """Yield the name and the picture (1, 3, H, W) of every way to make one of an LR."""
     yield "bicubic", imresize(lr[0], common.SCALE)[None]
     count = len(tokenizer.schedule)
-    steps = after_each_step(net, tokenizer, lr, **GREEDY)
+    steps = after_each_step(net, tokenizer, lr, **EXPECTED)
     yield "no tokens", decode(tokenizer, torch.zeros_like(steps[0]), lr)
     for k, f_hat in enumerate(steps):
-        yield f"greedy, {k + 1} of {count} steps", decode(tokenizer, f_hat, lr)
+        yield f"expected, {k + 1} of {count} steps", decode(tokenizer, f_hat, lr)
     for name, how in DRAWS.items():
         yield name, decode(tokenizer, after_each_step(net, tokenizer, lr, **how)[-1], lr)
     for strength in guidance:
-        f_hat = after_each_step(net, tokenizer, lr, guidance=strength, **GREEDY)[-1]
-        yield f"greedy, guidance {strength:g}", decode(tokenizer, f_hat, lr)
+        f_hat = after_each_step(net, tokenizer, lr, guidance=strength, **EXPECTED)[-1]
+        yield f"expected, guidance {strength:g}", decode(tokenizer, f_hat, lr)
     yield "ground truth's tokens", reconstruction(tokenizer, gt, lr)
 
 

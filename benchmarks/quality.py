@@ -30,9 +30,10 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--tokenizer", default=common.TOKENIZER)
     parser.add_argument("--model", default=common.MODEL, help="'none' leaves the transformer out")
-    parser.add_argument("--top_k", type=int, default=0, help="1 is greedy")
-    parser.add_argument("--top_p", type=float, default=0.8)
-    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--choice", default="expected", help="or sample, by the next three")
+    parser.add_argument("--top_k", type=int, default=1, help="1 is greedy")
+    parser.add_argument("--top_p", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--save", help="folder for the pictures")
     parser.add_argument("--json", help="file for the figures")
     args = parser.parse_args()
@@ -41,7 +42,7 @@ def main() -> None:
                "tokenizer": lambda gt, lr: reconstruction(tokenizer, gt, lr)}
     if args.model != "none":
         model = load(args.model)
-        sampling = {"top_k": args.top_k, "top_p": args.top_p, "temperature": args.temperature}
+        sampling = {"choice": args.choice, "top_k": args.top_k, "top_p": args.top_p, "temperature": args.temperature}
         methods["alignvar"] = lambda gt, lr: upscale(model, tokenizer, lr, **sampling)
     print(common.machine())
     result = {}
