@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="stop after so many")
     parser.add_argument("--table", action="store_true", help="train and measure nothing")
     args = parser.parse_args()
-    end = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
+    end = time.monotonic() + 60 * args.minutes if args.minutes is not None else float("inf")
     sets = dict(entry.split("=", 1) for entry in args.sets)
     if not args.table:
         for seed in args.seeds:  # whole columns first: what there is of a table can be read at any time

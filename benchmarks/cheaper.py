@@ -7,10 +7,11 @@ share p of the tokens where the LR's Laplacian is largest, or where the scale be
 elsewhere; `guided from k` begins with guidance at scale k. All ways share the scales before the last two, so that the
 same numbers are drawn there; what a way costs is the time of its steps and of decoding.
 
-Quality is the shipped model's (or --model's), protocol as in quality.py, tokens drawn (top_p 0.8, temperature 0.8),
-the mean over --seeds seeds. Time is that of the same pictures and, with random weights, of one 512×512 picture at the
-paper's geometry with --depth blocks (0 leaves it out), the best of --repeat. Guidance is timed there only. What the bad branch needs of the scales without guidance is taken as free, so that the
-ratio printed is more than any such way can win.
+Quality is the shipped model's (or --model's), protocol as in quality.py, tokens drawn (top_p 0.8, temperature 0.8), the
+mean over --seeds seeds. Time is that of the same pictures and, with random weights, of one 512×512 picture at the
+paper's geometry with --depth blocks (0 leaves it out), the best of --repeat. Guidance is timed there only. What the bad
+branch needs of the scales without guidance is taken as free, so that the ratio printed is more than any such way can
+win.
 
 A way is worth an option if it wins 1.3 times or more at both sizes and loses 0.01 LPIPS or less.
 """

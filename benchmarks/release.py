@@ -42,7 +42,7 @@ def main() -> int:
     if args.pack:
         pack(args.pack)
         return 0
-    end = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
+    end = time.monotonic() + 60 * args.minutes if args.minutes is not None else float("inf")
     for name, flags in DATA.items():
         if Path(f"datasets/{name}_lq.lmdb/meta_info.txt").exists():
             continue
