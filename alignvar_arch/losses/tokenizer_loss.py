@@ -4,8 +4,10 @@ import torch.nn.functional as F
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import nn
 
-from alignvar_arch.archs.lpips import LPIPSSqueeze
+from alignvar_arch.archs.lpips import SMALLEST, LPIPSSqueeze
 from alignvar_arch.archs.tokenizer_arch import Encoded
+
+STRIDE = 8  # of LPIPS-squeeze's last layers, pixels
 
 
 @LOSS_REGISTRY.register()
@@ -37,6 +39,10 @@ class VQLoss(nn.Module):
 class LPIPSLoss(nn.Module):
     """LPIPS-squeeze distance of pictures (B, 3, H, W) in [0, 1], the mean over the batch.
 
+    Each call first cuts 0 to 7 pixels off the top and the left, drawn by torch's global generator. The network looks at
+    every other pixel, later at every fourth and eighth, and a network that shuffles pixels learns to hide a dither
+    between them: trained without the cut, Set5's LPIPS was 0.130 on the grid of the training and 0.174 a pixel beside.
+
     Args:
         loss_weight: factor.
         weights: folder of the LPIPS weights; None looks in the usual places (``archs.lpips``).
@@ -51,7 +57,8 @@ class LPIPSLoss(nn.Module):
         self.lpips = LPIPSSqueeze(weights=weights)
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return self.loss_weight * self.lpips(prediction, target).mean()
+        top, left = (int(torch.randint(min(STRIDE, max(1, side - SMALLEST)), ())) for side in target.shape[-2:])
+        return self.loss_weight * self.lpips(prediction[..., top:, left:], target[..., top:, left:]).mean()
 
 
 @LOSS_REGISTRY.register()
