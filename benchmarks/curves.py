@@ -5,7 +5,8 @@
 For each set: bicubic; the decoder alone, whose tokens say nothing; the expected choice after each number of steps
 (after all K it is AlignVAR as it ships); other ways to choose; guidance, with the expected choice; and the tokenizer
 with the ground truth's tokens, the ceiling.
-PSNR and SSIM on Y, LPIPS-squeeze on RGB, NIQE on Y; all without a border of 4 pixels.
+PSNR and SSIM on Y, LPIPS-squeeze on RGB, NIQE on Y; all without a border of 4 pixels, but for `lpips beside`: LPIPS
+without a border of 5, so that a dither hidden between the strides of its network shows.
 """
 import argparse
 import json
@@ -26,7 +27,8 @@ from alignvar_arch.inference.picture import decode, reconstruction, structure
 from alignvar_arch.inference.picture import seeds as own_seeds
 from alignvar_arch.inference.tiles import Place, Tiling, blended
 
-ALL = {**METRICS, "niqe": {"type": "calculate_niqe", "crop_border": 4}}
+ALL = {**METRICS, "lpips beside": {"type": "calculate_lpips_squeeze", "crop_border": 5},
+       "niqe": {"type": "calculate_niqe", "crop_border": 4}}
 EXPECTED = {"choice": "expected"}
 DRAWS = {"expected, temperature 2": {"choice": "expected", "temperature": 2.0}, "greedy": {"top_k": 1},
          "top_p 0.5, temperature 0.7": {"top_k": 0, "top_p": 0.5, "temperature": 0.7},
