@@ -34,7 +34,7 @@ def here(tmp_path, monkeypatch):
 def contested(**changes) -> dict:
     """Options that train a tiny tokenizer against a tiny discriminator, with `changes` of `train`."""
     opt = options("tokenizer")
-    opt["network_g"]["target"] = "image"
+    opt["network_g"].update(target="image", ch_mult=[1, 1, 1], guide_blocks=0)
     opt["network_d"] = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4}
     opt["path"]["pretrain_network_d"] = None
     opt["train"].update({"optim_d": {"type": "Adam", "lr": 1e-3}, "gan_from": 3,

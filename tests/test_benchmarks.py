@@ -121,24 +121,6 @@ def test_decoding_the_shipped_layout_in_tiles_is_decoding_it_whole(monkeypatch):
     torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=1e-4)
 
 
-def test_release_data_is_the_same_from_the_same_photographs(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    import release_data
-
-    (tmp_path / "photos").mkdir()
-    rng = np.random.default_rng(0)
-    for name, shape in (("a", (9, 8, 3)), ("b", (5, 9, 3))):
-        picture = cv2.resize(rng.integers(0, 255, shape).astype(np.uint8), None, fx=16, fy=16)
-        cv2.imwrite(str(tmp_path / "photos" / f"{name}.png"), picture)
-    first, again = (list(release_data.pairs([str(tmp_path / "photos")], 64, 3)) for _ in range(2))
-    assert [key for key, *_ in first] == ["00000_a", "00001_a", "00002_a", "00003_b", "00004_b"]
-    for (_, gt, lq), (_, gt2, lq2) in zip(first, again, strict=True):
-        assert gt.shape == (1, 3, 64, 64) and lq.shape == (1, 3, 16, 16)
-        assert torch.equal(gt, gt2) and torch.equal(lq, lq2)
-    far = [float((lq - torch.nn.functional.avg_pool2d(gt, 4)).abs().mean()) for _, gt, lq in first]
-    assert max(far[::2]) < min(far[1::2])  # every other one is degraded
-
-
 def test_weights_takes_its_steps(run, tmp_path, capsys):
     source, output = str(tmp_path / "a.pth"), str(tmp_path / "a.safetensors")
     for step in (["make", source, "1"], ["convert", source, output, "--half"], ["load", source], ["open", output]):

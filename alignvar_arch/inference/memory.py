@@ -19,7 +19,7 @@ from alignvar_arch.errors import UserError
 T = TypeVar("T")
 # Live at once: maps of a level's width in the transformer, in the condition encoder and in the decoders of image and
 # residual targets; fp32 logits when sampling; fp32 pictures of the result's size around the networks.
-STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, GUIDED_MAPS, SAMPLED_LOGITS, PICTURES = 20, 3, 8, 12, 9, 3
+STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, GUIDED_MAPS, SAMPLED_LOGITS, PICTURES = 20, 3, 8, 11, 9, 3
 LEAST_SIDE = 8  # latent pixels of a piece; smaller ones are mostly surroundings
 
 
