@@ -91,7 +91,7 @@ def test_a_tokenizer_without_an_adversary_trains_as_with_one_that_has_not_begun(
 
 def test_each_network_hears_of_its_own_losses_alone():
     """The gradients of one step are those of the sum for the tokenizer, and of BasicSR's two for the discriminator."""
-    model = model_of(contested(gan_from=1, quantise_from=0, grad_clip=None, warmup_iter=-1))
+    model = model_of(contested(gan_from=1, quantise_from=0, grad_clip=None, warmup_iter=-1, scale_dropout=0))
     step(model, 1)  # the codebook is placed
     net, judge, seen = copy.deepcopy(model.net_g), build_network(model.opt["network_d"]), {}
     judge.load_state_dict(model.net_d.state_dict())
