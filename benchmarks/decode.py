@@ -30,7 +30,7 @@ def decode(side: int, tile: int | None, keep: int | None, small: bool) -> tuple[
     """Return peak MiB, seconds, and the picture at every fourth pixel."""
     torch.manual_seed(0)
     tokenizer = AlignVARTokenizer(**(SMALL if small else {})).eval()
-    torch.nn.init.normal_(tokenizer.decoder.conv_out.weight, std=0.05)  # the small layout's begins at zero
+    torch.nn.init.normal_(tokenizer.decoder.conv_out.weight, std=0.05)
     cells = side // tokenizer.factor
     f_hat, lr = torch.randn(1, tokenizer.quantize.latent_dim, cells, cells), torch.rand(1, 3, side // 4, side // 4)
     before, start = status("VmRSS"), time.perf_counter()

@@ -84,7 +84,7 @@ def test_the_decoder_learns_and_codes_stay_to_the_bit():
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_it_learns_from_what_the_transformer_predicts_for_each_sample_by_its_own_seed(parts):
-    model = model_of(third(accumulate=parts))
+    model = model_of(third(accumulate=float(parts)))
     net, tokenizer = model.transformer, small.tokenizer(target="residual")
     gt, lq = small.pictures(4, seed=1)
     figures = step(model, 1)
@@ -148,8 +148,10 @@ def test_what_it_has_trained_tests_as_alignvars_tokenizer(capsys):
     (lambda opt: opt.pop("network_transformer") and opt["path"].pop("pretrain_network_transformer"),
      "network_transformer: missing"),
     (lambda opt: opt["train"].update(top_p=2), "train.top_p: is 2"),
+    (lambda opt: opt["train"].update(choice="mode"), "train.choice: is 'mode'"),
+    (lambda opt: opt["train"].update(parallel="fsdp"), "train.parallel: fsdp shares out the codebook"),
     (lambda opt: opt["train"].pop("pixel_opt"), "train.pixel_opt: missing"),
-], ids=["vq", "dropout", "tokenizer", "transformer", "no block", "top_p", "pixel"])
+], ids=["vq", "dropout", "tokenizer", "transformer", "no block", "top_p", "choice", "fsdp", "pixel"])
 def test_what_does_not_fit_is_refused_in_one_sentence(change, message, capsys):
     opt = third()
     change(opt)

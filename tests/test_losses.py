@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from basicsr.losses import build_loss
 
+from alignvar_arch.archs.lpips import SMALLEST
 from alignvar_arch.archs.transformer.structure import laplacian_map, structure_maps
-from alignvar_arch.losses import HCCLoss, TokenCrossEntropyLoss, VQLoss
+from alignvar_arch.losses import HCCLoss, TokenCrossEntropyLoss, VQLoss, tokenizer_loss
 from alignvar_arch.metrics.tokens import scale_accuracy, scale_cross_entropy
 
 
@@ -133,3 +134,31 @@ def test_structure_maps_are_min_max_normalised_per_scale():
     assert maps[0] == 0  # a single value has no range
     torch.testing.assert_close(maps[1:5], torch.tensor([0.0, 0.2, 0.8, 1.0]))
     torch.testing.assert_close(maps[5:], torch.arange(16.0) / 15)
+
+
+def test_lpips_as_a_loss_cuts_both_pictures_alike_at_random_from_its_seed(monkeypatch):
+    class Distance(torch.nn.Module):
+        def __init__(self, weights):
+            super().__init__()
+            self.seen = []
+
+        def forward(self, x, y):
+            self.seen.append((x, y))
+            return (x - y).abs().mean((1, 2, 3))
+
+    monkeypatch.setattr(tokenizer_loss, "LPIPSSqueeze", Distance)
+    loss, (one, other) = tokenizer_loss.LPIPSLoss(loss_weight=2.0), torch.rand(2, 2, 3, 40, 33)
+    for seed in range(60):
+        value = loss(one, other, seed)
+        x, y = loss.lpips.seen[-1]
+        top, left = 40 - x.shape[-2], 33 - x.shape[-1]
+        assert torch.equal(x, one[..., top:, left:]) and torch.equal(y, other[..., top:, left:])
+        assert value == 2 * (x - y).abs().mean((1, 2, 3)).mean() and loss(one, other, seed) == value
+    for axis, side in ((-2, 40), (-1, 33)):
+        assert {side - x.shape[axis] for x, _ in loss.lpips.seen} == set(range(8))
+    small_ones = torch.rand(1, 3, 18, 17)
+    for seed in range(20):  # no smaller than LPIPS takes
+        loss(small_ones, small_ones, seed)
+        assert min(loss.lpips.seen[-1][0].shape[-2:]) >= SMALLEST
+    percep, style = tokenizer_loss.LPIPSPerceptualLoss()(one, other)
+    assert percep > 0 and style is None

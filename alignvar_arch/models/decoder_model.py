@@ -29,8 +29,8 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
     """Trains the decoder of ``network_g: AlignVARTokenizer`` on what a frozen ``network_transformer`` predicts.
 
     Each sample's LR is taken through the transformer, without guidance, and decoded; ``pixel_opt``, ``lpips_opt`` and
-    the adversary's ``gan_opt`` compare the picture with GT. Validation upscales, as AlignVARModel does, with the
-    decoder as it is by then.
+    the adversary's ``gan_opt`` compare the picture with GT. Validation upscales, as AlignVARModel does
+    without guidance and colour fix, with the decoder as it is by then.
 
     Options read from ``train``: ``pixel_opt``, ``lpips_opt``, the adversary's, and how tokens are chosen,
     ``choice``, ``top_k``, ``top_p`` and ``temperature``, as in AlignVARModel's ``val``. With ``precision`` bf16 or fp16
@@ -48,7 +48,7 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
                           opt["path"].get("param_key_transformer", "params_ema"))
         self.transformer = net
         precision = PRECISIONS[opt["train"].get("precision", "fp32")]
-        self.predictor = net if precision == torch.float32 else copy.deepcopy(net).to(precision)
+        self.predictor = net if precision is None else copy.deepcopy(net).to(precision)
         super().__init__(opt)
 
     @staticmethod
@@ -61,8 +61,14 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
         for key in ("vq_opt", "quantise_from", "revive_freq", "revive_until", "scale_dropout"):
             if train.get(key):
                 raise UserError(f"train.{key}: the decoder alone is trained, and codes stay as they are; leave it out.")
-        # What the tokenizer's training asks for and this one does not have.
-        AlignVARTokenizerModel.check_options({**opt, "train": {**train, "vq_opt": {"type": "VQLoss"}}})
+        if train.get("parallel") == "fsdp":
+            raise UserError("train.parallel: fsdp shares out the codebook, which the transformer needs whole to "
+                            "predict; set ddp.")
+        train["vq_opt"] = {"type": "VQLoss"}  # which the tokenizer's training asks for and this one does not have
+        try:
+            AlignVARTokenizerModel.check_options(opt)
+        finally:
+            del train["vq_opt"]
         if (opt.get("network_transformer") or {}).get("type") != "AlignVAR":
             raise UserError("network_transformer: missing, or no AlignVAR; the decoder learns from what one predicts.")
         for key in ("network_g", "network_transformer"):
@@ -129,7 +135,7 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
             made, _ = self.net_g(gt, lr, latent=latent)
         losses = OrderedDict(l_pix=self.cri_pix(made, gt))
         if self.cri_lpips is not None:
-            losses["l_lpips"] = self.cri_lpips(made, gt)
+            losses["l_lpips"] = self.cri_lpips(made, gt, self.loss_seed())
         if self.contested:
             losses["l_gan"] = self.adversary.judge(made)
         return losses

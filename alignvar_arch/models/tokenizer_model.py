@@ -19,6 +19,7 @@ from alignvar_arch.models.checks import check_geometry, check_range, check_same_
 from alignvar_arch.models.scale_log import ScaleLog
 from alignvar_arch.models.sharding import Unsharded
 from alignvar_arch.models.stepping import Stepper
+from alignvar_arch.training import rng
 
 
 @MODEL_REGISTRY.register()
@@ -153,7 +154,7 @@ class AlignVARTokenizerModel(TokenModel):
         # Times zero, not left out: data-parallel training wants every parameter in the graph.
         losses["l_vq"] = self.cri_vq(encoded) * float(self.quantise)
         if self.cri_lpips is not None:
-            losses["l_lpips"] = self.cri_lpips(made, gt)
+            losses["l_lpips"] = self.cri_lpips(made, gt, self.loss_seed())
         if self.contested:
             losses["l_gan"] = self.adversary.judge(made)
         with torch.no_grad():
@@ -162,6 +163,10 @@ class AlignVARTokenizerModel(TokenModel):
             latent = encoded.latent
             losses["vq_error"] = (encoded.cumulative[-1] - latent).square().mean() / latent.var()
         return losses
+
+    def loss_seed(self) -> int:
+        """Return what a loss's own draws follow from: the same for all parts of a batch and all processes."""
+        return rng.sample_seed(self.opt["manual_seed"], self.iteration)
 
     def _draw_kept(self, part: slice) -> torch.Tensor | None:
         """Return from how many scales to decode each picture (B,), or None where all are always kept."""
