@@ -22,7 +22,7 @@ from basicsr.metrics import calculate_metric
 from basicsr.utils import tensor2img
 from quality import METRICS
 from release import OPTIONS, SAVED, piece
-from tokens import crops, tokenise
+from tokens import crops, predict, tokenise
 
 from alignvar_arch.archs.loading import load
 from alignvar_arch.inference.picture import picture
@@ -103,9 +103,7 @@ def measure(weights: str, sets: dict[str, str]) -> dict[str, float]:
         gt, lr = crops(folders, tokenizer.image_side, most=4)
         tokens, teacher = tokenise(tokenizer, gt, lr)
         for row, given in (("ce", lr), ("ce_other_lr", lr.roll(len(lr) // 2, 0))):
-            maps = net.structure(given, torch.Generator().manual_seed(0))
-            logits = net(given, teacher, torch.zeros(len(given), dtype=torch.long), maps).logits
-            by_scale = scale_cross_entropy(logits, tokens, tokenizer.schedule.spans)
+            by_scale = scale_cross_entropy(predict(net, given, teacher), tokens, tokenizer.schedule.spans)
             found[f"{name} {row}"] = float((by_scale * torch.tensor(tokenizer.schedule.lengths)).sum()
                                            / tokenizer.schedule.tokens)
     return found

@@ -3,8 +3,8 @@
     ALIGNVAR_LPIPS=FOLDER python benchmarks/seams.py --sets set5=HR_FOLDER [--large PHOTO ...]
 
 Square middles of the pictures (at most --side pixels), protocol as in quality.py, tokens chosen as in
-options/alignvar_x4_test.yml. Photographs named by --large are taken as LR, 512 pixels a
-side: their 2048×2048 results have no ground truth, and only their seams are measured.
+options/alignvar_x4_test.yml. Photographs named by --large are taken as LR, 512 pixels a side: their 2048×2048 results
+have no ground truth, and only their seams are measured.
 
 Ways: `latent` blends the tiles' latents and decodes once (what the package does), `wavelet` and `adain` fix its
 colours; `pixel` blends decoded tiles; `own` blends latents, then decodes each tile with its own statistics and blends

@@ -12,6 +12,7 @@ from pathlib import Path
 import common
 import torch
 
+from alignvar_arch.archs.alignvar_arch import AlignVAR
 from alignvar_arch.archs.loading import load
 from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 from alignvar_arch.metrics.tokens import scale_accuracy, scale_cross_entropy
@@ -45,6 +46,17 @@ def tokenise(tokenizer: AlignVARTokenizer, gt: torch.Tensor, lr: torch.Tensor) -
     return torch.cat(tokens), torch.cat(teacher)
 
 
+@torch.no_grad()
+def predict(model: AlignVAR, lr: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Return the logits (B, L, V) of teacher-forced tokens, from an LR (B, 3, h, w) that may be another one's."""
+    logits = []
+    for some, forced in zip(lr.split(common.BATCH), teacher.split(common.BATCH), strict=True):
+        good = torch.zeros(len(some), dtype=torch.long)
+        maps = model.structure(some, torch.Generator().manual_seed(0))
+        logits.append(model(some, forced, good, maps).logits)
+    return torch.cat(logits)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", required=True, metavar="FOLDER", help="photographs that the unigram table counts")
@@ -70,15 +82,10 @@ def main() -> None:
         rows = {"unigram": scale_cross_entropy(table.expand(len(tokens), -1, -1), tokens, spans)}
         # Half the list further: another picture's crop wherever no picture has half of all crops.
         for row, given in (("model", lr), ("other_lr", lr.roll(len(lr) // 2, 0))):
-            logits = []
-            for some, forced in zip(given.split(common.BATCH), teacher.split(common.BATCH), strict=True):
-                good = torch.zeros(len(some), dtype=torch.long)
-                maps = model.structure(some, torch.Generator().manual_seed(0))
-                with torch.no_grad():
-                    logits.append(model(some, forced, good, maps).logits)
-            rows[row] = scale_cross_entropy(torch.cat(logits), tokens, spans)
+            logits = predict(model, given, teacher)
+            rows[row] = scale_cross_entropy(logits, tokens, spans)
             if row == "model":
-                accuracy = scale_accuracy(torch.cat(logits), tokens, spans)
+                accuracy = scale_accuracy(logits, tokens, spans)
         weights = torch.tensor(tokenizer.schedule.lengths) / tokenizer.schedule.tokens
         totals = {row: float((values * weights).sum()) for row, values in rows.items()}
         print(f"{name}: {len(gt)} crops; nat a token "

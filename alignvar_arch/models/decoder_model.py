@@ -10,12 +10,9 @@ from collections import OrderedDict
 
 import torch
 from basicsr.archs import build_network
-from basicsr.losses import build_loss
-from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 
 from alignvar_arch import checkpoints
-from alignvar_arch.archs.lpips import lpips_weights_missing
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference.pairing import same_codes
 from alignvar_arch.inference.picture import picture, structure
@@ -104,17 +101,6 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
             for part in (net.decoder, net.post_quant_conv):
                 part.requires_grad_(True)
         return super().model_to_device(net)
-
-    def build_losses(self):
-        train_opt = self.opt["train"]
-        self.cri_pix = build_loss(train_opt["pixel_opt"]).to(self.device)
-        self.cri_lpips = None
-        if train_opt.get("lpips_opt"):
-            missing = lpips_weights_missing(train_opt["lpips_opt"].get("weights"))
-            if missing:
-                get_root_logger().warning(f"Training goes on without the perceptual loss. {missing}")
-            else:
-                self.cri_lpips = build_loss(train_opt["lpips_opt"]).to(self.device)
 
     def _tend_codebook(self, current_iter):
         return True

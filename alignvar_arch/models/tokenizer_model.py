@@ -81,7 +81,8 @@ class AlignVARTokenizerModel(TokenModel):
     def build_losses(self):
         train_opt = self.opt["train"]
         self.cri_pix = build_loss(train_opt["pixel_opt"]).to(self.device)
-        self.cri_vq = build_loss(train_opt["vq_opt"]).to(self.device)
+        if train_opt.get("vq_opt"):  # the third stage has none
+            self.cri_vq = build_loss(train_opt["vq_opt"]).to(self.device)
         self.cri_lpips = None
         lpips_opt = train_opt.get("lpips_opt")
         if lpips_opt:
