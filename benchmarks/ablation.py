@@ -4,12 +4,20 @@
     ALIGNVAR_LPIPS=FOLDER python benchmarks/ablation.py --sets set5=HR --table     # what has been measured so far
 
 It works in the folder where benchmarks/release.py has trained the tokenizer. Runs are options/release/ablation_x4.yml
-with the changes below, named ablation_VARIANT_SEED; figures lie in their folders as ablation.json. What is finished is
-left alone, and what --minutes cuts off goes on when called again. Printed are means and standard deviations over seeds,
-and in how many of them a variant is better than `base` of the same seed.
+with the changes below, named ablation_VARIANT_SEED; what is found lies in their folders as figures.json, and, when a
+seed has all its variants, diagnosis.json, of `basicsr diagnose`. What is finished is left alone, and what --minutes
+cuts off goes on when called again. Printed are means and standard deviations over seeds, and in how many of them a
+variant is better than `base` of the same seed (of diagnosis.json's: lower).
+
+Figures: pictures of the expected tokens, and of `drawn` ones; `ce` in nat a token. Of diagnosis.json: mean distance
+and 3×3 share of attention at the finest scale, over those of attention that looks everywhere alike; `error left`, of
+the drawn latent, over the error of no tokens; and of an error planted in 10 % of the tokens of scale 3, what is left at
+the last scale, over the planted one, and the share of the last scale's tokens that it changes.
 """
 import argparse
 import json
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,15 +26,15 @@ import common
 import numpy as np
 import torch
 import yaml
-from basicsr.metrics import calculate_metric
 from basicsr.utils import tensor2img
-from quality import METRICS
+from curves import ALL, figures_of
 from release import OPTIONS, SAVED, piece
 from tokens import crops, predict, tokenise
 
 from alignvar_arch.archs.loading import load
 from alignvar_arch.inference.picture import picture
 from alignvar_arch.metrics.tokens import scale_cross_entropy
+from alignvar_arch.options.reader import force
 
 FILE = OPTIONS / "ablation_x4.yml"
 HCC = "train:hcc_opt:"
@@ -41,7 +49,10 @@ VARIANTS = {
     "target_quantised": [f"{HCC}target=quantised"],
     "target_latent": [f"{HCC}target=latent"],
 }
+DRAWN = {"choice": "sample", "top_k": 0, "top_p": 0.95, "temperature": 1.0}  # as the paper draws; options take the mean
 HIGHER = ("psnr", "ssim")  # of the figures; the others are better when lower
+DIAGNOSED = 4  # pictures of each set that `basicsr diagnose` runs on
+PLANTED = "2"  # the scale, of those where diagnose plants errors, whose travel is reported
 
 
 def main() -> int:
@@ -50,6 +61,7 @@ def main() -> int:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, help="stop after so many")
+    parser.add_argument("--force_yml", nargs="+", default=[], help="as for basicsr train, for all runs")
     parser.add_argument("--table", action="store_true", help="train and measure nothing")
     args = parser.parse_args()
     end = time.monotonic() + 60 * args.minutes if args.minutes is not None else float("inf")
@@ -57,27 +69,31 @@ def main() -> int:
     if not args.table:
         for seed in args.seeds:  # whole columns first: what there is of a table can be read at any time
             for variant in args.variants:
-                code = make(variant, seed, sets, end)
+                code = make(variant, seed, sets, end, args.force_yml)
                 if code:
                     return 0 if code == SAVED else code
+            diagnose(args.variants, seed, args.sets)
     print(common.machine())
     print(table(args.variants, args.seeds))
     return 0
 
 
-def make(variant: str, seed: int, sets: dict[str, str], end: float) -> int:
+def run_folder(variant: str, seed: int) -> Path:
+    return Path("experiments", f"ablation_{variant}_{seed}")
+
+
+def make(variant: str, seed: int, sets: dict[str, str], end: float, forced: list[str]) -> int:
     """Train and measure one run where that has not been done; return an exit code."""
-    name = f"ablation_{variant}_{seed}"
-    folder = Path("experiments", name)
-    weights, figures = folder / "models/net_g_latest.pth", folder / "ablation.json"
+    folder = run_folder(variant, seed)
+    weights, figures = folder / "models/net_g_latest.pth", folder / "figures.json"
     if not weights.exists():
         left = end - time.monotonic()
         if left <= 0:
-            print(f"{name} is next; call again to go on.")
+            print(f"{folder.name} is next; call again to go on.")
             return SAVED
         command = [sys.executable, "-m", "alignvar_arch", "train", "--auto_resume", "-opt", str(FILE), "--force_yml",
-                   f"name={name}", f"manual_seed={seed}", *VARIANTS[variant]]
-        with open(f"{name}.log", "a") as log:
+                   f"name={folder.name}", f"manual_seed={seed}", *VARIANTS[variant], *forced]
+        with open(f"{folder.name}.log", "a") as log:
             code = piece(command, left, stdout=log)
         if code:
             return code
@@ -88,50 +104,91 @@ def make(variant: str, seed: int, sets: dict[str, str], end: float) -> int:
 
 @torch.no_grad()
 def measure(weights: str, sets: dict[str, str]) -> dict[str, float]:
-    """Return figures by ``set figure``: pictures sampled as the options say, and cross-entropies in nat a token."""
+    """Return figures by ``set figure``: of pictures of the expected tokens and of drawn ones, and cross-entropies in
+    nat a token, teacher-forced, with the picture's own LR and with another's."""
     opt = yaml.safe_load(FILE.read_text())
     net, tokenizer = load(weights), load(opt["path"]["pretrain_network_tokenizer"])
-    sampling = {key: opt["val"][key] for key in ("choice", "top_k", "top_p", "temperature")}
+    ways = {"": {key: opt["val"][key] for key in DRAWN}, " drawn": DRAWN}
     found = {}
     for name, folders in sets.items():
-        rows = []
+        rows = {f"{metric}{way}": [] for way in ways for metric in ALL}
         for _, gt, lr in common.pairs(*folders.split(",")):
-            made, truth = tensor2img(picture(net, tokenizer, lr, **sampling)), tensor2img(gt)
-            rows.append([float(calculate_metric({"img": made, "img2": truth}, dict(metric)))
-                         for metric in METRICS.values()])
-        found |= {f"{name} {key}": value for key, value in zip(METRICS, np.mean(rows, axis=0).tolist(), strict=True)}
+            for way, sampling in ways.items():
+                made = tensor2img(picture(net, tokenizer, lr, **sampling))
+                for metric, value in figures_of(made, tensor2img(gt)).items():
+                    rows[f"{metric}{way}"].append(value)
+        found |= {f"{name} {key}": float(np.mean(values)) for key, values in rows.items()}
         gt, lr = crops(folders, tokenizer.image_side, most=4)
         tokens, teacher = tokenise(tokenizer, gt, lr)
-        for row, given in (("ce", lr), ("ce_other_lr", lr.roll(len(lr) // 2, 0))):
+        for row, given in (("ce", lr), ("ce other lr", lr.roll(len(lr) // 2, 0))):
             by_scale = scale_cross_entropy(predict(net, given, teacher), tokens, tokenizer.schedule.spans)
             found[f"{name} {row}"] = float((by_scale * torch.tensor(tokenizer.schedule.lengths)).sum()
                                            / tokenizer.schedule.tokens)
     return found
 
 
+def diagnose(variants: list[str], seed: int, sets: list[str]) -> None:
+    """Run `basicsr diagnose` on a seed's variants side by side, and leave each run's figures of it in its folder."""
+    output, files = Path(f"ablation_diagnosis_{seed}"), []
+    if all((run_folder(variant, seed) / "diagnosis.json").exists() for variant in variants):
+        return
+    for variant in variants:
+        opt, folder = yaml.safe_load(FILE.read_text()), run_folder(variant, seed)
+        force(opt, VARIANTS[variant])
+        del opt["train"], opt["datasets"]
+        opt |= {"name": folder.name, "datasets": {}}
+        opt["val"] |= DRAWN
+        opt["path"] |= {"pretrain_network_g": str(folder / "models/net_g_latest.pth"), "param_key_g": "params_ema"}
+        files.append(folder / f"{variant}.yml")
+        files[-1].write_text(yaml.safe_dump(opt))
+    shutil.rmtree(output, ignore_errors=True)  # of other variants, or cut off
+    subprocess.run([sys.executable, "-m", "alignvar_arch", "diagnose", "-opt", *map(str, files), "--sets", *sets,
+                    "--limit", str(DIAGNOSED), "-o", str(output)], check=True)
+    content = json.loads((output / "diagnose.json").read_text())
+    overall, uniform = content["overall"], content["uniform_attention"]
+    for variant in variants:
+        looks = overall["attention"][variant]
+        figures = {
+            "attention distance": np.mean(looks["distance"], axis=0)[-1] / uniform["distance"][-1],
+            "attention 3x3": np.mean(looks["window"], axis=0)[-1] / uniform["window"][-1],
+            "error left": overall["to_latent"][variant][-1] / overall["to_latent"]["nothing"][-1],
+            "planted error carried": overall["planting"][variant][PLANTED]["carried"][-1],
+            "tokens changed by it": overall["planting"][variant][PLANTED]["changed"][-1]}
+        (run_folder(variant, seed) / "diagnosis.json").write_text(json.dumps(figures, indent=1))
+
+
+def recorded(variant: str, seed: int) -> dict[str, float]:
+    """Return what has been found of a run, by figure; nothing where nothing has been measured."""
+    files = [run_folder(variant, seed) / name for name in ("figures.json", "diagnosis.json")]
+    return {key: value for file in files if file.exists() for key, value in json.loads(file.read_text()).items()}
+
+
 def table(variants: list[str], seeds: list[int]) -> str:
-    """Return what has been measured, as Markdown: mean ± standard deviation, and seeds in which base is beaten."""
-    found = {(variant, seed): json.loads(path.read_text()) for variant in variants for seed in seeds
-             if (path := Path(f"experiments/ablation_{variant}_{seed}/ablation.json")).exists()}
+    """Return what has been measured, as Markdown, a column a variant: mean ± standard deviation, and in how many seeds
+    it is better than base, or lower where no figure is better."""
+    found = {variant: {seed: figures for seed in seeds if (figures := recorded(variant, seed))}
+             for variant in variants}
+    found = {variant: runs for variant, runs in found.items() if runs}
     if not found:
         return "nothing has been measured here yet."
-    keys = list(next(iter(found.values())))
-    lines = ["| | seeds | " + " | ".join(keys) + " |", "|---" * (len(keys) + 2) + "|"]
-    for variant in variants:
-        own = [seed for seed in seeds if (variant, seed) in found]
-        if not own:
-            continue
+    keys = dict.fromkeys(key for runs in found.values() for figures in runs.values() for key in figures)
+    lines = ["| seeds | " + " | ".join(f"{variant} ({len(runs)})" for variant, runs in found.items()) + " |",
+             "|---" * (len(found) + 1) + "|"]
+    for key in keys:
         cells = []
-        for key in keys:
-            values = [found[variant, seed][key] for seed in own]
-            cell = f"{np.mean(values):.4f} ± {np.std(values, ddof=len(values) > 1):.4f}"
-            both = [seed for seed in own if ("base", seed) in found]
+        for variant, runs in found.items():
+            values = {seed: figures[key] for seed, figures in runs.items() if key in figures}
+            if not values:
+                cells.append("")
+                continue
+            cell = f"{np.mean(list(values.values())):.4f} ± {np.std(list(values.values()), ddof=len(values) > 1):.4f}"
+            base = {seed: figures[key] for seed, figures in found.get("base", {}).items() if key in figures}
+            both = values.keys() & base.keys()
             if variant != "base" and both:
-                sign = -1 if key.split()[-1] in HIGHER else 1
-                better = sum(sign * found[variant, seed][key] < sign * found["base", seed][key] for seed in both)
-                cell += f" ({better}/{len(both)})"
+                sign = -1 if any(word in HIGHER for word in key.split()) else 1
+                cell += f" ({sum(sign * values[seed] < sign * base[seed] for seed in both)}/{len(both)})"
             cells.append(cell)
-        lines.append(f"| {variant} | {len(own)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {key} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

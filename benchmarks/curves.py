@@ -53,16 +53,20 @@ def main() -> None:
         for _, gt, lr in list(common.pairs(*folders.split(",")))[:args.most]:
             truth = tensor2img(gt)
             for way, made in ways(net, tokenizer, gt, lr, args.guidance):
-                given = {"img": tensor2img(made.clamp(0, 1)), "img2": truth}
-                rows.setdefault(way, []).append([
-                    float(calculate_metric(given if key != "niqe" else {"img": given["img"]}, dict(metric)))
-                    for key, metric in ALL.items()])
+                rows.setdefault(way, []).append(list(figures_of(tensor2img(made.clamp(0, 1)), truth).values()))
         result[name] = {way: dict(zip(ALL, np.mean(row, axis=0).tolist(), strict=True)) for way, row in rows.items()}
         print(f"\n| {name} ({len(rows['bicubic'])}) | " + " | ".join(ALL) + " |\n" + "|---" * (len(ALL) + 1) + "|")
         for way, figures in result[name].items():
             print(f"| {way} | " + " | ".join(f"{value:.4f}" for value in figures.values()) + " |", flush=True)
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=1))
+
+
+def figures_of(made: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Return the figures of a picture, uint8 BGR as BasicSR has them, by the names of ``ALL``."""
+    given = {"img": made, "img2": truth}
+    return {key: float(calculate_metric(given if key != "niqe" else {"img": made}, dict(metric)))
+            for key, metric in ALL.items()}
 
 
 @torch.no_grad()

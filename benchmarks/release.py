@@ -24,8 +24,7 @@ from alignvar_arch.checkpoints.recognise import recognise
 HERE = Path(__file__).parent
 OPTIONS = HERE.parent / "options/release"
 STAGES = ["tokenizer_x4", "alignvar_x4", "decoder_x4", "swinir_x4", "esrgan_x4"]
-# What stage 1 is trained on, and what all others are: that clean blur was missing was found after stage 1.
-DATA = {"release_tokenizer": ["--kinds", "bicubic", "degraded"], "release": []}
+DATA = "datasets/release"
 SHIPPED = {"decoder_x4": "tokenizer_x4_small.safetensors", "alignvar_x4": "alignvar_x4_small.safetensors"}
 SAVED = 143  # the exit code of a run that a SIGTERM has ended, all saved
 GRACE = 120  # seconds to finish a step, save, and end
@@ -43,13 +42,10 @@ def main() -> int:
         pack(args.pack)
         return 0
     end = time.monotonic() + 60 * args.minutes if args.minutes is not None else float("inf")
-    for name, flags in DATA.items():
-        if Path(f"datasets/{name}_lq.lmdb/meta_info.txt").exists():
-            continue
+    if not Path(f"{DATA}_lq.lmdb/meta_info.txt").exists():
         if not args.photos:
-            parser.error(f"there is no datasets/{name}_lq.lmdb here; name the photographs with --photos")
-        code = subprocess.run([sys.executable, HERE / "release_data.py", *args.photos, "-o", f"datasets/{name}",
-                               *flags]).returncode
+            parser.error(f"there is no {DATA}_lq.lmdb here; name the photographs with --photos")
+        code = subprocess.run([sys.executable, HERE / "release_data.py", *args.photos, "-o", DATA]).returncode
         if code:
             return code
     for stage in args.stages:

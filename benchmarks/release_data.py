@@ -1,6 +1,6 @@
 """The release's training pairs: random crops of photographs, each with an LR of one of several kinds in turn.
 
-    python benchmarks/release_data.py PHOTOS [PHOTOS …] -o datasets/release [--kinds bicubic blurred degraded]
+    python benchmarks/release_data.py PHOTOS [PHOTOS …] -o datasets/release
 
 makes datasets/release_gt.lmdb and datasets/release_lq.lmdb, which LMDBPairDataset and PairedImageDataset read. LR is
 
@@ -43,11 +43,10 @@ def main() -> None:
     parser.add_argument("-o", "--output", default="datasets/release", help="start of the two stores' names")
     parser.add_argument("--crop", type=int, default=256, help="side of a crop of GT")
     parser.add_argument("--most", type=int, default=32, help="crops of a photograph, which gets as many as it has room")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="of LR, in turn")
     args = parser.parse_args()
     folders = {name: Path(f"{args.output}_{name}") for name in ("gt", "lq")}
     number = 0
-    for key, gt, lq in pairs(args.photos, args.crop, args.most, args.kinds):
+    for key, gt, lq in pairs(args.photos, args.crop, args.most):
         for name, picture in (("gt", gt), ("lq", lq)):
             imwrite(tensor2img(picture), str(folders[name] / f"{key}.png"))
         number += 1
@@ -59,8 +58,7 @@ def main() -> None:
     print(f"{number} pairs")
 
 
-def pairs(folders: list[str], side: int, most: int,
-          kinds: list[str]) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+def pairs(folders: list[str], side: int, most: int) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """Yield name, GT (1, 3, side, side) and LR of all crops, in [0, 1]."""
     values = yaml.safe_load(DEGRADATION.read_text())
     number = 0
@@ -79,7 +77,7 @@ def pairs(folders: list[str], side: int, most: int,
                 rng.seed(number)
                 item = default_collate([photographs[index]])
                 gt, lq = degrade(item, [number])
-                kind = kinds[number % len(kinds)]
+                kind = KINDS[number % len(KINDS)]
                 if kind != "degraded":
                     sharp = filter2D(gt, item["kernel1"]) if kind == "blurred" else gt
                     lq = imresize(sharp[0], 1 / common.SCALE)[None]

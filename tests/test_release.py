@@ -35,13 +35,12 @@ def there(tmp_path_factory) -> Path:
     for name in ("coffee", "rocket"):
         cv2.imwrite(str(photos / f"{name}.png"), getattr(data, name)()[..., ::-1])
     make(folder, "datasets/release")
-    make(folder, "datasets/release_tokenizer", "--kinds", "bicubic", "degraded")
     return folder
 
 
-def make(folder: Path, output: str, *flags: str) -> None:
+def make(folder: Path, output: str) -> None:
     subprocess.run([sys.executable, ROOT / "benchmarks/release_data.py", "photos", "-o", output, "--crop", "128",
-                    "--most", "3", *flags], cwd=folder, check=True, capture_output=True, timeout=180)
+                    "--most", "3"], cwd=folder, check=True, capture_output=True, timeout=180)
 
 
 def script(name: str, *arguments: str, cwd: Path) -> str:
@@ -55,12 +54,10 @@ def detail(image: np.ndarray) -> float:
     return cv2.Laplacian(image.astype(np.float32), cv2.CV_32F).std()
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("release", ["bicubic", "blurred", "degraded"]),
-                                             ("release_tokenizer", ["bicubic", "degraded"])])
-def test_each_crop_has_its_kind_of_lr_in_turn(there, name, kinds):
-    gts, lqs = (Store(str(there / f"datasets/{name}_{part}.lmdb")) for part in ("gt", "lq"))
+def test_each_crop_has_its_kind_of_lr_in_turn(there):
+    gts, lqs = (Store(str(there / f"datasets/release_{part}.lmdb")) for part in ("gt", "lq"))
     keys = [line.split()[0].removesuffix(".png") for line in
-            (there / f"datasets/{name}_gt.lmdb/meta_info.txt").read_text().splitlines()]
+            (there / "datasets/release_gt.lmdb/meta_info.txt").read_text().splitlines()]
     assert len(keys) == 6 and {key.split("_")[1] for key in keys} == {"coffee", "rocket"}
     for number, key in enumerate(sorted(keys)):
         assert int(key.split("_")[0]) == number
@@ -68,7 +65,7 @@ def test_each_crop_has_its_kind_of_lr_in_turn(there, name, kinds):
         assert gt.shape == (128, 128, 3) and lq.shape == (32, 32, 3)
         bicubic = imresize(torch.from_numpy(gt.transpose(2, 0, 1) / 255).float(), 1 / 4).numpy().transpose(1, 2, 0)
         bicubic = 255 * bicubic.clip(0, 1)
-        apart, kind = np.abs(bicubic - lq).max(), kinds[number % len(kinds)]
+        apart, kind = np.abs(bicubic - lq).max(), ("bicubic", "blurred", "degraded")[number % 3]
         assert apart <= 1 if kind == "bicubic" else apart > 3
         if kind == "blurred":
             assert detail(lq) < 0.9 * detail(bicubic)
@@ -146,11 +143,37 @@ def test_the_ablations_table_counts_the_seeds_that_beat_base(ablation, tmp_path,
                           "sca_off_1": (30.0, 0.1)}.items():
         folder = Path("experiments", f"ablation_{name}")
         folder.mkdir(parents=True)
-        (folder / "ablation.json").write_text(json.dumps(dict(zip(("set5 psnr", "set5 lpips"), figures, strict=True))))
+        keys = ("set5 psnr drawn", "set5 lpips")
+        (folder / "figures.json").write_text(json.dumps(dict(zip(keys, figures, strict=True))))
+    Path("experiments/ablation_sca_off_1/diagnosis.json").write_text('{"error left": 0.5}')
     assert ablation["table"](["base", "sca_off", "hcc_0"], [0, 1, 2]).splitlines() == [
-        "| | seeds | set5 psnr | set5 lpips |", "|---|---|---|---|",
-        "| base | 2 | 30.5000 ± 0.7071 | 0.2500 ± 0.0707 |",
-        "| sca_off | 2 | 30.2500 ± 0.3536 (1/2) | 0.2000 ± 0.1414 (1/2) |"]
+        "| seeds | base (2) | sca_off (2) |", "|---|---|---|",
+        "| set5 psnr drawn | 30.5000 ± 0.7071 | 30.2500 ± 0.3536 (1/2) |",
+        "| set5 lpips | 0.2500 ± 0.0707 | 0.2000 ± 0.1414 (1/2) |",
+        "| error left |  | 0.5000 ± 0.0000 |"]
+
+
+@pytest.mark.skipif(bool(lpips_weights_missing(None)), reason="LPIPS needs its weights")
+def test_the_ablations_are_trained_measured_and_diagnosed(there):
+    """After the stages above, whose tokenizer they have; two variants of one seed, cut off, then finished."""
+    (there / "sets").mkdir()
+    cv2.imwrite(str(there / "sets/coffee.png"), data.coffee()[:256, :256, ::-1])
+    flags = ["--sets", "coffee=sets", "--variants", "base", "sca_off", "--seeds", "3", "--force_yml", *SHORT,
+             "train:scheduler:warmup=0"]
+    assert "ablation_base_3 is next" in script("ablation.py", "--minutes", "0", *flags, cwd=there)
+    lines = [line.split(" | ") for line in script("ablation.py", *flags, cwd=there).splitlines() if " | " in line]
+    assert lines[0] == ["| seeds", "base (1)", "sca_off (1) |"]
+    keys = [line[0][2:] for line in lines[1:]]
+    ways = [f"coffee {key}{way}" for way in ("", " drawn") for key in ("psnr", "ssim", "lpips", "lpips beside", "niqe")]
+    assert keys == [*ways, "coffee ce", "coffee ce other lr", "attention distance", "attention 3x3", "error left",
+                    "planted error carried", "tokens changed by it"]
+    runs = [there / f"experiments/ablation_{name}_3" for name in ("base", "sca_off")]
+    for run in runs:
+        assert json.loads((run / "figures.json").read_text())["coffee psnr"] > 10
+        assert 0 < json.loads((run / "diagnosis.json").read_text())["attention distance"] < 2
+        (run / "figures.json").write_text('{"what is measured": 1}')  # is left alone
+    again = script("ablation.py", *flags, cwd=there)
+    assert "what is measured" in again and "coffee psnr" not in again
 
 
 def test_the_ablations_change_what_their_names_say(ablation):
