@@ -92,8 +92,8 @@ def after_each_step(net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tenso
     def run(places: list[Place], tiles: torch.Tensor) -> torch.Tensor:
         own = own_seeds(0, places)
         draw = [torch.Generator().manual_seed(seed) for seed in own]
-        maps = net.generate(tiles, tokenizer.quantize, structure(net, tiles, own), generator=draw, **how).maps
-        return torch.cat(tokenizer.quantize.accumulate(maps), dim=1)
+        return torch.cat(net.generate(tiles, tokenizer.quantize, structure(net, tiles, own), generator=draw,
+                                      **how).cumulative, dim=1)
 
     tiling = Tiling.of(tokenizer, common.SCALE)
     return list(blended(run, lr, tiling=tiling, scale=common.SCALE).chunk(len(tokenizer.schedule), dim=1))

@@ -101,7 +101,7 @@ def generate(net: AlignVAR, lr: torch.Tensor, pyramid: ResidualPyramid, structur
              guidance: float = 0.0) -> Generation:
     """Do what ``AlignVAR.generate`` does with the same arguments."""
     _, maps, f_hats = zip(*steps(net, lr, pyramid, structure, guidance), strict=True)
-    return Generation(f_hats[-1], list(maps))
+    return Generation(list(f_hats), list(maps))
 
 
 def _residual(block: ResidualBlock, x: torch.Tensor) -> torch.Tensor:

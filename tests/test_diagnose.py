@@ -79,7 +79,7 @@ def test_attention_without_preference_is_uniform_and_shared_by_the_number_of_key
 def test_measuring_attention_sees_every_layer_and_leaves_the_network_as_it_was():
     it, tokenizer = subject()
     _, lr = small.pictures(1)
-    cumulative = tokenizer.quantize.accumulate(it.sample(lr).maps)
+    cumulative = it.sample(lr).cumulative
     before = it.predict(lr, cumulative).logits
     figures = attention.measure(it, lr, cumulative)
     assert {key: np.shape(values) for key, values in figures.items()} == dict.fromkeys(
@@ -105,7 +105,7 @@ def test_planting_exchanges_that_share_for_neighbours(percent, count):
     assert torch.equal(planted[planted != maps], nearest[maps[planted != maps]])
 
 
-@pytest.mark.parametrize("val", [SAMPLED, {"top_k": 1}], ids=["sampled", "greedy"])
+@pytest.mark.parametrize("val", [SAMPLED, {"top_k": 1}, {"choice": "expected"}], ids=["sampled", "greedy", "expected"])
 def test_an_error_is_seen_from_its_scale_on_and_none_changes_nothing(val):
     net = small.transformer(seed=5)
     with torch.no_grad():
@@ -118,10 +118,11 @@ def test_an_error_is_seen_from_its_scale_on_and_none_changes_nothing(val):
     assert nothing["mse"] == nothing["changed"] == [0] * (K - 1)
     planted = planting.travel(it, lr, clean, 1, 50, nearest)
     assert planted["changed"][0] == 0.5 and planted["mse"][0] > 0
-    forced = [*clean.maps[:1], (clean.maps[1] + 7) % 24]
-    made = it.sample(lr, forced).maps
-    assert all(torch.equal(a, b) for a, b in zip(made[:2], forced, strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(made[2:], clean.maps[2:], strict=True)), "history makes no odds"
+    forced = tokenizer.quantize.accumulate([*clean.maps[:1], (clean.maps[1] + 7) % 24])
+    made = it.sample(lr, forced)
+    assert all(torch.equal(a, b) for a, b in zip(made.cumulative[:2], forced, strict=True))
+    added = [[one.cumulative[k] - one.cumulative[k - 1] for k in range(2, K)] for one in (made, clean)]
+    assert any(not torch.allclose(a, b, atol=1e-4) for a, b in zip(*added, strict=True)), "history makes no odds"
 
 
 def test_ratios_of_planted_errors():
@@ -153,7 +154,7 @@ def test_masks_drawn_are_the_networks():
     _, lr = small.pictures(1)
     off, _ = subject(sca="off")
     figures, drawn = measure(tile(), tokenizer, [it], 10, 0)
-    teacher = tokenizer.quantize.teacher_input(tokenizer.quantize.accumulate(it.sample(lr).maps))
+    teacher = tokenizer.quantize.teacher_input(it.sample(lr).cumulative)
     with torch.no_grad():
         masks = it.net(lr, teacher, torch.zeros(1, dtype=torch.long), it.net.structure(lr)).masks
     assert torch.equal(torch.cat([mask.flatten() for mask in drawn.masks["it"]]), masks.flatten())

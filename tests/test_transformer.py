@@ -21,11 +21,11 @@ def case():
         return tokenizer, lr, encoded, tokenizer.quantize.teacher_input(encoded.cumulative)
 
 
-def generated_logits(net, lr, pyramid, maps, structure, **how):
+def generated_logits(net, lr, pyramid, encoded, structure, **how):
     """The logits of cached generation, with the ground truth's tokens forced upon it."""
     seen = []
     handle = net.head.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    made = net.generate(lr, pyramid, structure, forced=maps, **how)
+    made = net.generate(lr, pyramid, structure, forced=encoded.cumulative, **how)
     handle.remove()
     return torch.cat(seen, dim=1), made
 
@@ -38,10 +38,29 @@ def test_cached_generation_equals_teacher_forcing_at_every_scale(case, changes):
     net = small.transformer(**changes)
     structure = net.structure(lr, torch.Generator().manual_seed(3))
     expected = net(lr, teacher, GOOD, structure).logits
-    logits, made = generated_logits(net, lr, tokenizer.quantize, encoded.maps, structure)
+    logits, made = generated_logits(net, lr, tokenizer.quantize, encoded, structure)
     for span in net.schedule.spans:
         torch.testing.assert_close(logits[:, span], expected[:, span], atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(made.f_hat, encoded.cumulative[-1])
+    assert torch.equal(tokenizer.quantize.flatten(made.maps), logits.argmax(-1))
+
+
+@torch.no_grad()
+def test_the_latent_is_what_the_chosen_codes_give_and_the_expected_choice_is_hccs_estimate(case):
+    tokenizer, lr, _, _ = case
+    net, pyramid = small.transformer(), tokenizer.quantize
+    drawn = net.generate(lr, pyramid, net.structure(lr), top_k=0, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.cumulative, pyramid.accumulate(drawn.maps))
+    seen = []
+    handle = net.head.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    made = net.generate(lr, pyramid, net.structure(lr), choice="expected", temperature=0.5)
+    handle.remove()
+    f_hat = pyramid.empty(len(lr))
+    for k, (logits, side) in enumerate(zip(seen, net.schedule.sides, strict=True)):
+        codes = ((logits / 0.5).softmax(-1) @ pyramid.embedding.weight).transpose(1, 2).reshape(len(lr), -1, side, side)
+        f_hat = f_hat + pyramid.step(k, codes)
+        torch.testing.assert_close(made.cumulative[k], f_hat)
+        assert torch.equal(made.maps[k], pyramid.nearest(codes))
+    assert not torch.equal(made.f_hat, pyramid.accumulate(made.maps)[-1])
 
 
 @torch.no_grad()
@@ -49,7 +68,7 @@ def test_both_branches_of_guidance_see_the_lr_at_its_place(case):
     tokenizer, lr, encoded, teacher = case
     net = small.transformer(**LOCAL)
     structure = net.structure(lr)
-    logits, _ = generated_logits(net, lr, tokenizer.quantize, encoded.maps, structure, guidance=2.0)
+    logits, _ = generated_logits(net, lr, tokenizer.quantize, encoded, structure, guidance=2.0)
     expected = torch.cat([net(lr, teacher, quality, structure).logits for quality in (GOOD, 1 - GOOD)])
     torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-4)
 
@@ -75,7 +94,7 @@ def test_every_token_is_given_the_mean_of_the_prefix_over_its_place(case):
         handles = [net.con_embedding.register_forward_hook(lambda module, given, made: made + change),
                    net.blocks[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))]
         net(lr, teacher, GOOD, structure)
-        net.generate(lr, tokenizer.quantize, structure, forced=encoded.maps)
+        net.generate(lr, tokenizer.quantize, structure, forced=encoded.cumulative)
         for handle in handles:
             handle.remove()
         return [seen[0], torch.cat(seen[1:], dim=1)]

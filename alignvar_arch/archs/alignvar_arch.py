@@ -41,12 +41,17 @@ class Generation(NamedTuple):
     """What ``generate`` gives.
 
     Attributes:
-        f_hat: the latent (B, C, S, S), for the tokenizer's decoder.
-        maps: the chosen token maps, int64 (B, s, s) each.
+        cumulative: the latents f̂ (B, C, S, S) after each scale.
+        maps: the chosen token maps, int64 (B, s, s) each; with the expected codes, what is nearest to them.
     """
 
-    f_hat: torch.Tensor
+    cumulative: list[torch.Tensor]
     maps: list[torch.Tensor]
+
+    @property
+    def f_hat(self) -> torch.Tensor:
+        """The latent (B, C, S, S), for the tokenizer's decoder."""
+        return self.cumulative[-1]
 
 
 class Steps(Protocol):
@@ -251,11 +256,11 @@ class AlignVAR(nn.Module):
             structure: ``self.structure(lr)``.
             guidance: strength of guidance away from the bad quality label; 0 runs the good branch alone.
             top_k, top_p, temperature, generator: see ``sampling.choose``; the default is greedy.
-            forced: token maps of the first ``len(forced)`` scales, taken instead of chosen ones (for tests and
-                diagnosis).
+            forced: cumulative latents (B, C, S, S) after the first ``len(forced)`` scales, taken instead of what the
+                chosen codes give (for tests and diagnosis).
             steps: what computes them; None is the network as it is.
-            choice: ``sample`` chooses as the arguments above say; ``expected`` takes the code nearest to the expected
-                one (``sampling.expect``), and of those arguments reads the temperature alone.
+            choice: ``sample`` chooses as the arguments above say; ``expected`` takes the expected code itself
+                (``sampling.expect``), and of those arguments reads the temperature alone.
         """
         steps = steps or self
         branches, batch = 2 if guidance > 0 else 1, len(lr)
@@ -269,7 +274,7 @@ class AlignVAR(nn.Module):
                            condition.repeat_interleave(batch, dim=0),
                            None if structure is None else structure.repeat(branches, 1, 1))
         memory = steps.memory(x, branches * batch)
-        f_hat, maps = pyramid.empty(batch), []
+        f_hat, cumulative, maps = pyramid.empty(batch), [], []
         for k, (span, side) in enumerate(zip(self.schedule.spans, self.schedule.sides, strict=True)):
             if k > 0:
                 embedded = self.word_embed(pyramid.next_input(k, f_hat).to(x.dtype))
@@ -281,14 +286,15 @@ class AlignVAR(nn.Module):
             if branches == 2:
                 logits = guide(*logits.chunk(2), guidance, k, self.schedule.last)
             if choice == "expected":
-                chosen = expect(logits, pyramid.embedding.weight, temperature)
+                codes = expect(logits, pyramid.embedding.weight, temperature).mT.unflatten(2, (side, side))
+                maps.append(pyramid.nearest(codes))
             else:
-                chosen = choose(logits, top_k, top_p, temperature, generator)
-            if forced is not None and k < len(forced):  # after the draw, so that later scales draw the same numbers
-                chosen = forced[k]
-            maps.append(chosen.view(batch, side, side))
-            f_hat = f_hat + pyramid.step(k, pyramid.lookup(maps[-1]))
-        return Generation(f_hat, maps)
+                maps.append(choose(logits, top_k, top_p, temperature, generator).view(batch, side, side))
+                codes = pyramid.lookup(maps[-1])
+            # What is forced comes after the draw, so that later scales draw the same numbers.
+            f_hat = forced[k] if forced is not None and k < len(forced) else f_hat + pyramid.step(k, codes)
+            cumulative.append(f_hat)
+        return Generation(cumulative, maps)
 
     def memory(self, x: torch.Tensor, rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return room for keys and values of a whole sequence, (rows, heads, P + L, C / heads) each, for every block.

@@ -156,7 +156,7 @@ def _parser() -> options.Parser:
     model.add_argument("--guidance", type=float, default=0.0, metavar="X",
                        help="away from bad quality, for models trained to (0, none)")  # fmt: skip
     model.add_argument("--choice", choices=CHOICES, default="expected",
-                       help="tokens: the code nearest to the expected one, or a sample by the next three (expected)")
+                       help="tokens: the expected code, or a sample by the next three (expected)")
     model.add_argument("--top_k", type=int, default=1, metavar="N", help="codes to choose among; 0 is all (1, greedy)")
     model.add_argument("--top_p", type=float, default=1.0, metavar="X", help="share of the likeliest codes (1)")
     model.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of the choice (1)")

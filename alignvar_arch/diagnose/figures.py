@@ -51,7 +51,7 @@ def measure(tile: Tile, tokenizer: AlignVARTokenizer, subjects: list[Subject], p
     enlarged = bicubic(lr, gt.shape[-2:]).clamp(0, 1)
     made = {subject.label: subject.sample(lr) for subject in subjects}
     cumulative = {TOKENS: truth.cumulative,
-                  **{label: pyramid.accumulate(generation.maps) for label, generation in made.items()}}
+                  **{label: generation.cumulative for label, generation in made.items()}}
     drawn = Drawn(gt[0], enlarged[0], laplacian_map(lr)[0, 0],
                   {label: latents.pictures(tokenizer, f_hats, lr) for label, f_hats in cumulative.items()}, {})
     latent, nothing = [truth.latent] * count, [pyramid.empty(1)] * count

@@ -38,12 +38,16 @@ def travel(subject: Subject, lr: torch.Tensor, clean: Generation, k: int, percen
         mean square of the unplanted one; ``changed``, the share of tokens that differ.
     """
     # The same places for every model.
+    pyramid = subject.pyramid
     planted = plant(clean.maps[k], percent, nearest, torch.Generator().manual_seed(k))
-    made = subject.sample(lr, [*clean.maps[:k], planted])
-    latents = [subject.pyramid.accumulate(maps)[k:] for maps in (clean.maps, made.maps)]
-    return {"mse": [(a - b).square().mean().item() for a, b in zip(*latents, strict=True)],
-            "energy": [a.square().mean().item() for a in latents[0]],
-            "changed": [(a != b).float().mean().item() for a, b in zip(clean.maps[k:], made.maps[k:], strict=True)]}
+    # By the difference that it makes, so that expected codes, which are no tokens, stay what they are elsewhere.
+    difference = pyramid.step(k, pyramid.lookup(planted)) - pyramid.step(k, pyramid.lookup(clean.maps[k]))
+    made = subject.sample(lr, [*clean.cumulative[:k], clean.cumulative[k] + difference])
+    latents = list(zip(clean.cumulative[k:], made.cumulative[k:], strict=True))
+    maps = zip(clean.maps[k:], [planted, *made.maps[k + 1:]], strict=True)
+    return {"mse": [(a - b).square().mean().item() for a, b in latents],
+            "energy": [a.square().mean().item() for a, _ in latents],
+            "changed": [(a != b).float().mean().item() for a, b in maps]}
 
 
 def relative(figures: dict[str, list[float]]) -> dict[str, list[float]]:

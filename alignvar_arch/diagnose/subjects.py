@@ -45,7 +45,7 @@ class Subject:
         return self.net.structure(lr, torch.Generator().manual_seed(self.seed), self.sca)
 
     def sample(self, lr: torch.Tensor, forced: list[torch.Tensor] | None = None) -> Generation:
-        """Generate as the options say, after ``forced`` maps of the first scales; the same random numbers every time.
+        """Generate as the options say, after ``forced`` latents of the first scales; always the same random numbers.
         """
         return self.net.generate(lr, self.pyramid, self.structure(lr), guidance=self.val.get("guidance", 0.0),
                                  top_k=self.val.get("top_k", 1), top_p=self.val.get("top_p", 1.0),

@@ -44,7 +44,7 @@ class Upscaler:
         scale: sides of the result over sides of the picture.
         device: where to compute.
         guidance: strength of guidance away from bad quality; 0 is none, and half the work.
-        choice: expected takes the code nearest to the expected one; sample chooses as the next three say.
+        choice: expected takes the expected code; sample chooses as the next three say.
         top_k: codes to choose among; 1 is greedy, 0 takes all.
         top_p: the most likely codes whose probabilities reach it, in (0, 1].
         temperature: divides the logits, above 0.

@@ -38,7 +38,7 @@ class AlignVARModel(TokenModel):
     are computed again in the backward pass, to save memory; default false), ``head_from_codes`` (a head from scratch
     begins with the codebook's geometry, ``AlignVAR.start_from_codes``; default false), ``token_cache`` (an LMDB of the
     fixed crops' token maps, by `basicsr lmdb tokens`, which spares encoding them; default none). From ``val``:
-    ``guidance`` (default 0), ``choice`` (``sample``, or ``expected``: the code nearest to the expected one; default
+    ``guidance`` (default 0), ``choice`` (``sample``, or ``expected``: the expected code itself; default
     sample), ``top_k`` (default 1, greedy), ``top_p``, ``temperature``, ``sample_seed`` (default 0),
     ``token_metrics`` (default true: cross-entropy and accuracy per scale where GT is there), ``colour`` (``off``,
     ``wavelet`` or ``adain``: colours taken from the LR; default off), ``tile_overlap``, ``tile_batch``,

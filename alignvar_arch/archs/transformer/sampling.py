@@ -42,10 +42,10 @@ def choose(logits: torch.Tensor, top_k: int = 1, top_p: float = 1.0, temperature
 
 
 def expect(logits: torch.Tensor, codes: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Choose the code nearest to the expected one, Σ_v softmax(logits / temperature)(v)·e_v, for each row.
+    """Return the expected code of each row, Σ_v softmax(logits / temperature)(v)·e_v.
 
-    Ours. The expectation is HCC's estimate r̂ (paper, "HCC"), and what is nearest to it errs least in the latent: where
-    the LR leaves much open that is a code that says little, while the likeliest code says one thing with confidence.
+    Ours: HCC's estimate r̂ (paper, "HCC"), taken as it is. It errs least in the latent: where the LR leaves much open it
+    says little, while the likeliest code says one thing with confidence.
 
     Args:
         logits: (B, N, V), unnormalised.
@@ -53,8 +53,6 @@ def expect(logits: torch.Tensor, codes: torch.Tensor, temperature: float = 1.0) 
         temperature: divides the logits, > 0.
 
     Returns:
-        int64 (B, N).
+        (B, N, C), of the codebook's dtype.
     """
-    codes = codes.float()
-    expected = (logits.float() / temperature).softmax(-1) @ codes
-    return (codes.square().sum(1) - 2 * expected @ codes.T).argmin(-1)
+    return ((logits.float() / temperature).softmax(-1) @ codes.float()).to(codes.dtype)
