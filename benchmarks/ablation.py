@@ -9,7 +9,7 @@ seed has all its variants, diagnosis.json, of `basicsr diagnose`. What is finish
 cuts off goes on when called again. Printed are means and standard deviations over seeds, and in how many of them a
 variant is better than `base` of the same seed (of diagnosis.json's: lower).
 
-Figures: pictures of the expected tokens, and of `drawn` ones; `ce` in nat a token. Of diagnosis.json: mean distance
+Figures: pictures of the expected codes, and of `drawn` tokens; `ce` in nat a token. Of diagnosis.json: mean distance
 and 3×3 share of attention at the finest scale, over those of attention that looks everywhere alike; `error left`, of
 the drawn latent, over the error of no tokens; and of an error planted in 10 % of the tokens of scale 3, what is left at
 the last scale, over the planted one, and the share of the last scale's tokens that it changes.
@@ -49,10 +49,10 @@ VARIANTS = {
     "target_quantised": [f"{HCC}target=quantised"],
     "target_latent": [f"{HCC}target=latent"],
 }
-DRAWN = {"choice": "sample", "top_k": 0, "top_p": 0.95, "temperature": 1.0}  # as the paper draws; options take the mean
+DRAWN = {"choice": "sample", "top_k": 0, "top_p": 0.95, "temperature": 1.0}  # the options take the mean of all draws
 HIGHER = ("psnr", "ssim")  # of the figures; the others are better when lower
 DIAGNOSED = 4  # pictures of each set that `basicsr diagnose` runs on
-PLANTED = "2"  # the scale, of those where diagnose plants errors, whose travel is reported
+PLANT, PLANTED = 10, "2"  # % of tokens exchanged, and the index of the scale, of those that diagnose plants at
 
 
 def main() -> int:
@@ -72,7 +72,9 @@ def main() -> int:
                 code = make(variant, seed, sets, end, args.force_yml)
                 if code:
                     return 0 if code == SAVED else code
-            diagnose(args.variants, seed, args.sets)
+            code = diagnose(args.variants, seed, args.sets, end, args.force_yml)
+            if code:
+                return 0 if code == SAVED else code
     print(common.machine())
     print(table(args.variants, args.seeds))
     return 0
@@ -86,27 +88,29 @@ def make(variant: str, seed: int, sets: dict[str, str], end: float, forced: list
     """Train and measure one run where that has not been done; return an exit code."""
     folder = run_folder(variant, seed)
     weights, figures = folder / "models/net_g_latest.pth", folder / "figures.json"
+    if figures.exists():
+        return 0
+    left = end - time.monotonic()
+    if left <= 0:
+        print(f"{folder.name} is next; call again to go on.")
+        return SAVED
     if not weights.exists():
-        left = end - time.monotonic()
-        if left <= 0:
-            print(f"{folder.name} is next; call again to go on.")
-            return SAVED
         command = [sys.executable, "-m", "alignvar_arch", "train", "--auto_resume", "-opt", str(FILE), "--force_yml",
                    f"name={folder.name}", f"manual_seed={seed}", *VARIANTS[variant], *forced]
         with open(f"{folder.name}.log", "a") as log:
             code = piece(command, left, stdout=log)
         if code:
             return code
-    if not figures.exists():
-        figures.write_text(json.dumps(measure(str(weights), sets), indent=1))
+    figures.write_text(json.dumps(measure(str(weights), sets, forced), indent=1))
     return 0
 
 
 @torch.no_grad()
-def measure(weights: str, sets: dict[str, str]) -> dict[str, float]:
-    """Return figures by ``set figure``: of pictures of the expected tokens and of drawn ones, and cross-entropies in
+def measure(weights: str, sets: dict[str, str], forced: list[str]) -> dict[str, float]:
+    """Return figures by ``set figure``: of pictures of the expected codes and of drawn ones, and cross-entropies in
     nat a token, teacher-forced, with the picture's own LR and with another's."""
     opt = yaml.safe_load(FILE.read_text())
+    force(opt, forced)
     net, tokenizer = load(weights), load(opt["path"]["pretrain_network_tokenizer"])
     ways = {"": {key: opt["val"][key] for key in DRAWN}, " drawn": DRAWN}
     found = {}
@@ -127,34 +131,43 @@ def measure(weights: str, sets: dict[str, str]) -> dict[str, float]:
     return found
 
 
-def diagnose(variants: list[str], seed: int, sets: list[str]) -> None:
-    """Run `basicsr diagnose` on a seed's variants side by side, and leave each run's figures of it in its folder."""
+def diagnose(variants: list[str], seed: int, sets: list[str], end: float, forced: list[str]) -> int:
+    """Run `basicsr diagnose` on a seed's variants side by side where that has not been done, and leave each run's
+    figures of it in its folder; return an exit code."""
     output, files = Path(f"ablation_diagnosis_{seed}"), []
     if all((run_folder(variant, seed) / "diagnosis.json").exists() for variant in variants):
-        return
+        return 0
+    if end <= time.monotonic():
+        print(f"the diagnosis of seed {seed} is next; call again to go on.")
+        return SAVED
     for variant in variants:
         opt, folder = yaml.safe_load(FILE.read_text()), run_folder(variant, seed)
-        force(opt, VARIANTS[variant])
-        del opt["train"], opt["datasets"]
+        force(opt, [*VARIANTS[variant], *forced])
+        del opt["train"]
         opt |= {"name": folder.name, "datasets": {}}
         opt["val"] |= DRAWN
         opt["path"] |= {"pretrain_network_g": str(folder / "models/net_g_latest.pth"), "param_key_g": "params_ema"}
         files.append(folder / f"{variant}.yml")
         files[-1].write_text(yaml.safe_dump(opt))
     shutil.rmtree(output, ignore_errors=True)  # of other variants, or cut off
-    subprocess.run([sys.executable, "-m", "alignvar_arch", "diagnose", "-opt", *map(str, files), "--sets", *sets,
-                    "--limit", str(DIAGNOSED), "-o", str(output)], check=True)
+    code = subprocess.run([sys.executable, "-m", "alignvar_arch", "diagnose", "-opt", *map(str, files), "--sets", *sets,
+                           "--limit", str(DIAGNOSED), "--plant", str(PLANT), "-o", str(output)]).returncode
+    if code > 1:  # 1: some pictures could not be used, the others are done
+        return code
     content = json.loads((output / "diagnose.json").read_text())
     overall, uniform = content["overall"], content["uniform_attention"]
-    for variant in variants:
-        looks = overall["attention"][variant]
+    labels = {subject["file"]: subject["label"] for subject in reversed(content["subjects"])}  # the first of a file
+    for variant, file in zip(variants, files, strict=True):
+        label = labels[str(file)]
+        looks, travel = overall["attention"][label], overall["planting"][label][PLANTED]
         figures = {
             "attention distance": np.mean(looks["distance"], axis=0)[-1] / uniform["distance"][-1],
             "attention 3x3": np.mean(looks["window"], axis=0)[-1] / uniform["window"][-1],
-            "error left": overall["to_latent"][variant][-1] / overall["to_latent"]["nothing"][-1],
-            "planted error carried": overall["planting"][variant][PLANTED]["carried"][-1],
-            "tokens changed by it": overall["planting"][variant][PLANTED]["changed"][-1]}
+            "error left": overall["to_latent"][label][-1] / overall["to_latent"]["nothing"][-1],
+            "planted error carried": travel["carried"][-1],
+            "tokens changed by it": travel["changed"][-1]}
         (run_folder(variant, seed) / "diagnosis.json").write_text(json.dumps(figures, indent=1))
+    return 0
 
 
 def recorded(variant: str, seed: int) -> dict[str, float]:
@@ -181,7 +194,8 @@ def table(variants: list[str], seeds: list[int]) -> str:
             if not values:
                 cells.append("")
                 continue
-            cell = f"{np.mean(list(values.values())):.4f} ± {np.std(list(values.values()), ddof=len(values) > 1):.4f}"
+            every = list(values.values())
+            cell = f"{np.mean(every):.4f} ± {np.std(every, ddof=len(every) > 1):.4f}"
             base = {seed: figures[key] for seed, figures in found.get("base", {}).items() if key in figures}
             both = values.keys() & base.keys()
             if variant != "base" and both:

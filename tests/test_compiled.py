@@ -32,6 +32,9 @@ def check(net, tokenizer, seeds, atol: float = 1e-5) -> None:
         lr = small.pictures(1, 12, seed)[1]
         plain, made = (net.generate(lr, tokenizer.quantize, net.structure(lr), steps=steps) for steps in (None, fast))
         assert all(torch.equal(*pair) for pair in zip(plain.maps, made.maps, strict=True))
+        expected = [net.generate(lr, tokenizer.quantize, net.structure(lr), steps=steps, choice="expected").f_hat
+                    for steps in (None, fast)]
+        torch.testing.assert_close(*expected, atol=atol, rtol=0)
         with torch.no_grad():
             torch.testing.assert_close(fast.decode(made.f_hat, lr), tokenizer.decode(plain.f_hat, lr), atol=atol,
                                        rtol=0)

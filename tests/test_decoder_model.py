@@ -82,31 +82,33 @@ def test_the_decoder_learns_and_codes_stay_to_the_bit():
     assert not any(entry.requires_grad for entry in model.transformer.parameters())
 
 
+@pytest.mark.parametrize("how", [{"top_k": 0}, {"choice": "expected"}], ids=["drawn", "expected"])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_it_learns_from_what_the_transformer_predicts_for_each_sample_by_its_own_seed(parts):
-    model = model_of(third(accumulate=float(parts)))
+def test_it_learns_from_what_the_transformer_predicts_for_each_sample_by_its_own_seed(parts, how):
+    model = model_of(third(accumulate=float(parts), **how))
     net, tokenizer = model.transformer, small.tokenizer(target="residual")
     gt, lq = small.pictures(4, seed=1)
     figures = step(model, 1)
     seeds = model.sample_seeds(slice(None))
-    latent = net.generate(lq, tokenizer.quantize, structure(net, lq, seeds), top_k=0,
+    latent = net.generate(lq, tokenizer.quantize, structure(net, lq, seeds), **how,
                           generator=[torch.Generator().manual_seed(seed) for seed in seeds]).f_hat
     made = tokenizer.to_image(tokenizer.decode(latent, lq), lq)
     assert figures["l_pix"] == pytest.approx(F.l1_loss(made, gt).item(), rel=1e-5)
     assert "l_vq" not in figures and "codes_hit" not in figures
 
 
-def test_validation_upscales_with_the_average_and_reads_no_gt():
+@pytest.mark.parametrize("how", [{"top_k": 0}, {"choice": "expected"}], ids=["drawn", "expected"])
+def test_validation_upscales_with_the_average_and_reads_no_gt(how):
     opt = third()
-    opt["val"].update(top_k=0, sample_seed=3)
+    opt["val"].update(sample_seed=3, **how)
     model = model_of(opt)
     step(model, 1)
     lq = torch.rand(1, 3, 7, 5)
     model.feed_data({"lq": lq})
     model.test()
     assert not model.reads_gt
-    assert torch.equal(model.output, picture(model.transformer, model.net_g_ema, lq, top_k=0, seed=3))
-    assert not torch.equal(model.output, picture(model.transformer, model.net_g, lq, top_k=0, seed=3))
+    assert torch.equal(model.output, picture(model.transformer, model.net_g_ema, lq, seed=3, **how))
+    assert not torch.equal(model.output, picture(model.transformer, model.net_g, lq, seed=3, **how))
 
 
 def test_half_precision_predicts_in_it_and_validates_in_full():

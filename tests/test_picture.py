@@ -6,6 +6,7 @@ import small
 import torch
 
 from alignvar_arch.archs.tokenizer_arch import bicubic
+from alignvar_arch.archs.transformer.sampling import CHOICES
 from alignvar_arch.inference.picture import picture, reconstruction, upscale_latent
 from alignvar_arch.inference.tiles import Tiling
 
@@ -94,9 +95,10 @@ def test_progress_counts_tiles_and_tiled_decoding_changes_nothing(nets):
     torch.testing.assert_close(picture(*nets, lr(7, 9), decode_tile=3), whole, atol=1e-5, rtol=1e-5)
 
 
-def test_half_precision_networks_take_a_full_precision_lr(nets):
+@pytest.mark.parametrize("choice", CHOICES)
+def test_half_precision_networks_take_a_full_precision_lr(nets, choice):
     net, tokenizer = small.transformer().bfloat16(), small.tokenizer(target="residual").bfloat16()
-    assert picture(net, tokenizer, lr(5, 6)).dtype == torch.float32
+    assert picture(net, tokenizer, lr(5, 6), choice=choice).dtype == torch.float32
 
 
 def test_the_colour_fix_is_applied(nets):

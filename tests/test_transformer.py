@@ -6,6 +6,7 @@ import torch
 from alignvar_arch.archs import AlignVAR
 from alignvar_arch.archs.layers.attention import attend_block_causal
 from alignvar_arch.archs.layers.rope import rope_table, rotate
+from alignvar_arch.archs.transformer.sampling import guide
 
 GOOD = torch.zeros(2, dtype=torch.long)
 LOCAL = {"condition_blocks": 1, "local_condition": True}
@@ -45,17 +46,20 @@ def test_cached_generation_equals_teacher_forcing_at_every_scale(case, changes):
 
 
 @torch.no_grad()
-def test_the_latent_is_what_the_chosen_codes_give_and_the_expected_choice_is_hccs_estimate(case):
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_the_latent_is_what_the_chosen_codes_give_and_the_expected_choice_is_hccs_estimate(case, guidance):
     tokenizer, lr, _, _ = case
     net, pyramid = small.transformer(), tokenizer.quantize
     drawn = net.generate(lr, pyramid, net.structure(lr), top_k=0, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn.cumulative, pyramid.accumulate(drawn.maps))
     seen = []
     handle = net.head.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    made = net.generate(lr, pyramid, net.structure(lr), choice="expected", temperature=0.5)
+    made = net.generate(lr, pyramid, net.structure(lr), guidance, choice="expected", temperature=0.5)
     handle.remove()
     f_hat = pyramid.empty(len(lr))
     for k, (logits, side) in enumerate(zip(seen, net.schedule.sides, strict=True)):
+        if guidance:
+            logits = guide(*logits.chunk(2), guidance, k, net.schedule.last)
         codes = ((logits / 0.5).softmax(-1) @ pyramid.embedding.weight).transpose(1, 2).reshape(len(lr), -1, side, side)
         f_hat = f_hat + pyramid.step(k, codes)
         torch.testing.assert_close(made.cumulative[k], f_hat)

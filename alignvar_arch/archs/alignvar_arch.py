@@ -42,7 +42,8 @@ class Generation(NamedTuple):
 
     Attributes:
         cumulative: the latents f̂ (B, C, S, S) after each scale.
-        maps: the chosen token maps, int64 (B, s, s) each; with the expected codes, what is nearest to them.
+        maps: the chosen token maps, int64 (B, s, s) each; with the expected codes, what is nearest to them; of forced
+            scales, what would have been chosen.
     """
 
     cumulative: list[torch.Tensor]

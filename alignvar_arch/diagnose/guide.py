@@ -36,9 +36,11 @@ FILES = {
         "has nothing to do with the unplanted one), against the planted error (a network that does not react stays on "
         "the dashed line, below it errors are mended, above it they grow), and the tokens that change.",
         "At scale k {percent:g} % of the tokens (at least one) are exchanged for the nearest other code, at places "
-        "that are the same for all, and later scales are generated from that history with the same random numbers "
-        "(greedily, if the options say top_k 1). MSE between the two cumulative latents at full size over the mean "
-        "square of the unplanted one, and over that MSE at scale k; share of a scale's tokens that differ."),
+        "that are the same for all, and later scales are generated from that history, chosen as the options say, with "
+        "the same random numbers. With choice expected codes are no tokens: what the exchange of the nearest "
+        "ones makes of a difference is added, and tokens are the nearest ones. MSE between the cumulative latents at "
+        "full size over the mean square of the unplanted one, and over that MSE at scale k; share of a scale's "
+        "tokens that differ."),
 }
 KEYS = {
     "sides": "sides of the token maps; lists by scale are in this order",

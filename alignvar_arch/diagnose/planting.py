@@ -1,4 +1,6 @@
 """How an error travels: tokens of one scale become their neighbours in the codebook, and later scales go on from there.
+
+With the expected choice tokens are those nearest to the codes, which keep their distance from them.
 """
 import torch
 

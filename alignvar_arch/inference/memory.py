@@ -18,8 +18,9 @@ from alignvar_arch.errors import UserError
 
 T = TypeVar("T")
 # Live at once: maps of a level's width in the transformer, in the condition encoder and in the decoders of image and
-# residual targets; fp32 logits when sampling; fp32 pictures of the result's size around the networks.
-STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, GUIDED_MAPS, SAMPLED_LOGITS, PICTURES = 20, 3, 8, 11, 9, 3
+# residual targets; fp32 pictures of the result's size around the networks; fp32 logits besides the branches' own.
+STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, GUIDED_MAPS, PICTURES = 20, 3, 8, 11, 3
+LOGITS = {"greedy": 1, "expected": 2, "sample": 8}
 LEAST_SIDE = 8  # latent pixels of a piece; smaller ones are mostly surroundings
 
 
@@ -40,15 +41,15 @@ def weights(*networks: torch.nn.Module) -> int:
     return sum(value.nbytes for network in networks for value in (*network.parameters(), *network.buffers()))
 
 
-def tile_bytes(net: AlignVAR, guided: bool, sampled: bool) -> int:
-    """Returns what the tokens of one tile take at their peak."""
+def tile_bytes(net: AlignVAR, guided: bool, choice: str) -> int:
+    """Returns what the tokens of one tile take at their peak; ``choice`` is a key of ``LOGITS``."""
     width, value = net.head.in_features, net.pos_start.element_size()
     branches = 2 if guided else 1
     side = net.schedule.latent_side * 2 ** (len(net.con_embedding.blocks) // 2)
     encoder = ENCODER_MAPS * side ** 2 * net.con_embedding.conv_in.out_channels * value
     cache = 2 * len(net.blocks) * (net.prefix + net.schedule.tokens) * width * value
     step = STEP_MAPS * (net.prefix + 1) * width * value
-    logits = net.schedule.lengths[-1] * net.codebook_size * 4 * (SAMPLED_LOGITS if sampled else branches + 1)
+    logits = net.schedule.lengths[-1] * net.codebook_size * 4 * (branches + LOGITS[choice])
     return max(encoder, branches * (cache + step) + logits)
 
 

@@ -197,8 +197,8 @@ class Upscaler:
 
     @property
     def _tile_bytes(self) -> int:
-        return memory.tile_bytes(self.net, guided=self.guidance > 0,
-                                 sampled=self.choice == "expected" or self.top_k != 1)
+        choice = "greedy" if self.choice == "sample" and self.top_k == 1 else self.choice
+        return memory.tile_bytes(self.net, guided=self.guidance > 0, choice=choice)
 
     def _batches(self, tiles: int) -> list[int]:
         most, each = self.most if self.compiled else min(tiles, self.most), self._tile_bytes

@@ -8,6 +8,7 @@ from torch import nn
 
 from alignvar_arch.archs.tokenizer.pyramid import ResidualPyramid
 from alignvar_arch.archs.tokenizer_arch import Encoded
+from alignvar_arch.archs.transformer.sampling import expect
 
 
 class HCCResult(NamedTuple):
@@ -52,11 +53,11 @@ class HCCLoss(nn.Module):
 
     def _estimate(self, logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """Return r̂ (B, N, C) of logits (B, N, V)."""
+        if self.estimate == "soft":
+            return expect(logits, codes)
         probabilities = logits.float().softmax(-1)
-        if self.estimate == "straight_through":
-            hard = F.one_hot(logits.argmax(-1), logits.shape[-1]).to(probabilities.dtype)
-            probabilities = hard + probabilities - probabilities.detach()
-        return probabilities @ codes
+        hard = F.one_hot(logits.argmax(-1), logits.shape[-1]).to(probabilities.dtype)
+        return (hard + probabilities - probabilities.detach()) @ codes
 
     @torch.no_grad()
     def _target(self, k: int, pyramid: ResidualPyramid, encoded: Encoded) -> torch.Tensor:

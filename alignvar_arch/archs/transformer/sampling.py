@@ -1,4 +1,4 @@
-"""From logits to token choices: pure functions with an explicit generator."""
+"""From logits to tokens or expected codes: pure functions with an explicit generator."""
 from collections.abc import Sequence
 
 import torch
