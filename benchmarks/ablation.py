@@ -1,13 +1,14 @@
 """The paper's ablations at the release's scale: each variant trained from several seeds, then measured on test sets.
 
+    python benchmarks/release.py --stages ablation_tokenizer_x4        # their tokenizer, once
     ALIGNVAR_LPIPS=FOLDER python benchmarks/ablation.py --sets set5=HR realsr=HR,LR [--seeds 0 1 2] [--minutes 10]
     ALIGNVAR_LPIPS=FOLDER python benchmarks/ablation.py --sets set5=HR --table     # what has been measured so far
 
-It works in the folder where benchmarks/release.py has trained the tokenizer. Runs are options/release/ablation_x4.yml
-with the changes below, named ablation_VARIANT_SEED; what is found lies in their folders as figures.json, and, when a
-seed has all its variants, diagnosis.json, of `basicsr diagnose`. What is finished is left alone, and what --minutes
-cuts off goes on when called again. Printed are means and standard deviations over seeds, and in how many of them a
-variant is better than `base` of the same seed (of diagnosis.json's: lower).
+It works in the folder where the tokenizer has been trained. Runs are options/release/ablation_x4.yml with the changes
+below, named ablation_VARIANT_SEED; what is found lies in their folders as figures.json, and, when a seed has all its
+variants, diagnosis.json, of `basicsr diagnose`. What is finished is left alone, and what --minutes cuts off goes on
+when called again. Printed are means and standard deviations over seeds, and in how many of them a variant is better
+than `base` of the same seed (of diagnosis.json's: lower).
 
 Figures: pictures of the expected codes, and of `drawn` tokens; `ce` in nat a token. Of diagnosis.json: mean distance
 and 3×3 share of attention at the finest scale, over those of attention that looks everywhere alike; `error left`, of
