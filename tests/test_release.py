@@ -132,6 +132,13 @@ def test_what_is_compared_has_the_networks_that_were_trained():
     assert trained["network_tokenizer"] == shipped["network_tokenizer"] == tokenizer["network_g"]
 
 
+def test_the_ablations_have_the_tokenizer_that_is_trained_for_them():
+    opt, trained = (yaml.safe_load((RELEASE / f"{name}.yml").read_text())
+                    for name in ("ablation_x4", "ablation_tokenizer_x4"))
+    assert opt["network_tokenizer"] == trained["network_g"]
+    assert opt["path"]["pretrain_network_tokenizer"] == f"experiments/{trained['name']}/models/net_g_latest.pth"
+
+
 @pytest.fixture
 def ablation(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
