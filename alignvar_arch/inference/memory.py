@@ -18,8 +18,9 @@ from alignvar_arch.errors import UserError
 
 T = TypeVar("T")
 # Live at once: maps of a level's width in the transformer, in the condition encoder and in the decoders of image and
-# residual targets; fp32 pictures of the result's size around the networks; fp32 logits besides the branches' own.
-STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, GUIDED_MAPS, PICTURES = 20, 3, 8, 11, 3
+# residual targets (of pieces more, whose small maps leave holes in the heap); fp32 pictures of the result's size around
+# the networks; fp32 logits besides the branches' own.
+STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, GUIDED_MAPS, GUIDED_PIECE_MAPS, PICTURES = 20, 3, 8, 11, 14, 3
 LOGITS = {"greedy": 1, "expected": 2, "sample": 8}
 LEAST_SIDE = 8  # latent pixels of a piece; smaller ones are mostly surroundings
 
@@ -58,12 +59,12 @@ def decode_bytes(tokenizer: AlignVARTokenizer, height: int, width: int, piece: P
     convolution = tokenizer.decoder.conv_out
     pixel = convolution.in_channels * convolution.weight.element_size()
     if tokenizer.target == "residual":  # its finest maps have the LR's resolution; the residual itself is fp32
-        pixel = max(GUIDED_MAPS * pixel * (tokenizer.factor // SCALE) ** 2, 3 * 3 * 4 * tokenizer.factor ** 2)
-        whole, halo = pixel * height * width, 2 * (tokenizer.decoder.reach + 1)
+        one_map, halo = pixel * (tokenizer.factor // SCALE) ** 2, 2 * (tokenizer.decoder.reach + 1)
         if piece.side >= max(height, width):
-            return whole
+            return max(GUIDED_MAPS * one_map, 3 * 3 * 4 * tokenizer.factor ** 2) * height * width
         area = min(piece.side + halo, height) * min(piece.side + halo, width)
-        return 3 * 4 * tokenizer.factor ** 2 * height * width + pixel * area
+        each = max(GUIDED_PIECE_MAPS * one_map, 3 * 3 * 4 * tokenizer.factor ** 2)
+        return 3 * 4 * tokenizer.factor ** 2 * height * width + each * area
     pixel *= tokenizer.factor ** 2
     if piece.side >= max(height, width):
         return DECODER_MAPS * pixel * height * width
