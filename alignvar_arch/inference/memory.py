@@ -20,7 +20,7 @@ T = TypeVar("T")
 # Live at once: maps of a level's width in the transformer, in the condition encoder and in the decoders of image and
 # residual targets (of pieces more, whose small maps leave holes in the heap); fp32 pictures of the result's size around
 # the networks; fp32 logits besides the branches' own.
-STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, GUIDED_MAPS, GUIDED_PIECE_MAPS, PICTURES = 20, 3, 8, 11, 14, 3
+STEP_MAPS, ENCODER_MAPS, DECODER_MAPS, GUIDED_MAPS, GUIDED_PIECE_MAPS, PICTURES = 20, 3, 8, 11, 16, 3
 LOGITS = {"greedy": 1, "expected": 2, "sample": 8}
 LEAST_SIDE = 8  # latent pixels of a piece; smaller ones are mostly surroundings
 
