@@ -118,9 +118,10 @@ def measure(weights: str, sets: dict[str, str], forced: list[str]) -> dict[str, 
     for name, folders in sets.items():
         rows = {f"{metric}{way}": [] for way in ways for metric in ALL}
         for _, gt, lr in common.pairs(*folders.split(",")):
+            truth = tensor2img(gt)
             for way, sampling in ways.items():
                 made = tensor2img(picture(net, tokenizer, lr, **sampling))
-                for metric, value in figures_of(made, tensor2img(gt)).items():
+                for metric, value in figures_of(made, truth).items():
                     rows[f"{metric}{way}"].append(value)
         found |= {f"{name} {key}": float(np.mean(values)) for key, values in rows.items()}
         gt, lr = crops(folders, tokenizer.image_side, most=4)

@@ -59,12 +59,12 @@ def decode_bytes(tokenizer: AlignVARTokenizer, height: int, width: int, piece: P
     convolution = tokenizer.decoder.conv_out
     pixel = convolution.in_channels * convolution.weight.element_size()
     if tokenizer.target == "residual":  # its finest maps have the LR's resolution; the residual itself is fp32
-        one_map, halo = pixel * (tokenizer.factor // SCALE) ** 2, 2 * (tokenizer.decoder.reach + 1)
-        if piece.side >= max(height, width):
-            return max(GUIDED_MAPS * one_map, 3 * 3 * 4 * tokenizer.factor ** 2) * height * width
-        area = min(piece.side + halo, height) * min(piece.side + halo, width)
-        each = max(GUIDED_PIECE_MAPS * one_map, 3 * 3 * 4 * tokenizer.factor ** 2)
-        return 3 * 4 * tokenizer.factor ** 2 * height * width + each * area
+        whole, residual = piece.side >= max(height, width), 3 * 4 * tokenizer.factor ** 2
+        pixel *= (GUIDED_MAPS if whole else GUIDED_PIECE_MAPS) * (tokenizer.factor // SCALE) ** 2
+        each, halo = max(pixel, 3 * residual), 2 * (tokenizer.decoder.reach + 1)
+        if whole:
+            return each * height * width
+        return residual * height * width + each * min(piece.side + halo, height) * min(piece.side + halo, width)
     pixel *= tokenizer.factor ** 2
     if piece.side >= max(height, width):
         return DECODER_MAPS * pixel * height * width

@@ -18,7 +18,7 @@ from alignvar_arch.inference.pairing import same_codes
 from alignvar_arch.inference.picture import picture, structure
 from alignvar_arch.models.checks import arguments, check_choice, check_range, check_same_network
 from alignvar_arch.models.stepping import PRECISIONS
-from alignvar_arch.models.tokenizer_model import AlignVARTokenizerModel
+from alignvar_arch.models.tokenizer_model import AlignVARTokenizerModel, check_tokenizer
 
 
 @MODEL_REGISTRY.register()
@@ -61,11 +61,7 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
         if train.get("parallel") == "fsdp":
             raise UserError("train.parallel: fsdp shares out the codebook, which the transformer needs whole to "
                             "predict; set ddp.")
-        train["vq_opt"] = {"type": "VQLoss"}  # which the tokenizer's training asks for and this one does not have
-        try:
-            AlignVARTokenizerModel.check_options(opt)
-        finally:
-            del train["vq_opt"]
+        check_tokenizer(opt, losses=("pixel_opt",))
         if (opt.get("network_transformer") or {}).get("type") != "AlignVAR":
             raise UserError("network_transformer: missing, or no AlignVAR; the decoder learns from what one predicts.")
         for key in ("network_g", "network_transformer"):

@@ -49,27 +49,7 @@ class AlignVARTokenizerModel(TokenModel):
     @staticmethod
     def check_options(opt: dict) -> None:
         """Raise UserError where the options cannot train or test a tokenizer."""
-        kind = opt["network_g"]["type"]
-        if kind != "AlignVARTokenizer":
-            raise UserError(f"network_g.type: AlignVARTokenizerModel trains an AlignVARTokenizer, not {kind}.")
-        side = check_geometry(opt, "network_g")
-        if opt["path"].get("pretrain_network_g"):
-            check_same_network(opt, "network_g")
-        if not opt["is_train"]:
-            return
-        for key in ("pixel_opt", "vq_opt"):
-            if not opt["train"].get(key):
-                raise UserError(f"train.{key}: missing; a tokenizer learns from a pixel loss and a VQLoss.")
-        if opt["train"].get("checkpointing"):
-            raise UserError("train.checkpointing: a tokenizer has no blocks to compute again; where memory is short, "
-                            "take its batch apart with train.accumulate.")
-        if opt["train"].get("perceptual_opt"):
-            raise UserError("train.perceptual_opt: a tokenizer has lpips_opt instead.")
-        check_range(opt, "train.quantise_from", 0, opt["train"]["total_iter"] - 1, whole=True)
-        check_range(opt, "train.revive_freq", 0, whole=True)
-        check_range(opt, "train.revive_until", 0)
-        check_range(opt, "train.scale_dropout", 0, 1)
-        adversary.check_options(opt, side)
+        check_tokenizer(opt, losses=("pixel_opt", "vq_opt"))
 
     @staticmethod
     def depends_on(train: dict) -> dict[str, int]:
@@ -222,6 +202,31 @@ class AlignVARTokenizerModel(TokenModel):
         if not hasattr(self, "gt"):
             raise UserError("datasets: a tokenizer reconstructs GT, and this data set has none; give it dataroot_gt.")
         return reconstruction(net, self.gt, self.lq, **self.tiling())
+
+
+def check_tokenizer(opt: dict, losses: tuple[str, ...]) -> None:
+    """Raise UserError where the options cannot train a tokenizer by these losses, or test one."""
+    kind = opt["network_g"]["type"]
+    if kind != "AlignVARTokenizer":
+        raise UserError(f"network_g.type: AlignVARTokenizerModel trains an AlignVARTokenizer, not {kind}.")
+    side = check_geometry(opt, "network_g")
+    if opt["path"].get("pretrain_network_g"):
+        check_same_network(opt, "network_g")
+    if not opt["is_train"]:
+        return
+    for key in losses:
+        if not opt["train"].get(key):
+            raise UserError(f"train.{key}: missing; a tokenizer learns from a pixel loss and a VQLoss.")
+    if opt["train"].get("checkpointing"):
+        raise UserError("train.checkpointing: a tokenizer has no blocks to compute again; where memory is short, "
+                        "take its batch apart with train.accumulate.")
+    if opt["train"].get("perceptual_opt"):
+        raise UserError("train.perceptual_opt: a tokenizer has lpips_opt instead.")
+    check_range(opt, "train.quantise_from", 0, opt["train"]["total_iter"] - 1, whole=True)
+    check_range(opt, "train.revive_freq", 0, whole=True)
+    check_range(opt, "train.revive_until", 0)
+    check_range(opt, "train.scale_dropout", 0, 1)
+    adversary.check_options(opt, side)
 
 
 def _revive_until(train: dict) -> float:
