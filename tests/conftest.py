@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import small
 import torch
 import yaml
 
@@ -111,6 +112,12 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent; it holds photographs and reference figures that do not ship")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def small_files(tmp_path_factory) -> tuple[str, str]:
+    """The files of a tiny transformer and of its tokenizer."""
+    return small.files(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="session")

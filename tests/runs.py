@@ -26,11 +26,8 @@ from alignvar_arch.cli import main
 from alignvar_arch.training.progress import Progress
 
 TIMEOUT = 180  # seconds that no run here takes; the tests must not hang
-TOKENIZER = {"type": "AlignVARTokenizer", "ch": 32, "num_res_blocks": 1, "codebook_size": 24, "latent_dim": 4,
-             "scales": list(small.SCALES), "num_phi": 2, **small.RESIDUAL}
-TRANSFORMER = {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, "codebook_size": 24, "latent_dim": 4,
-               "scales": list(small.SCALES), "condition_widths": [8, 16], "condition_blocks": 1,
-               "local_condition": True, "sca": "random", "drop_path": 0.1}
+TOKENIZER = {**small.TOKENIZER, **small.RESIDUAL}
+TRANSFORMER = {**small.TRANSFORMER, "condition_blocks": 1, "local_condition": True, "sca": "random", "drop_path": 0.1}
 KINDS = ("alignvar", "tokenizer", "sr", "esrgan", "pool")
 
 

@@ -1,12 +1,20 @@
-"""Small networks, random but seeded, and reference weights: what the tests of the core share."""
+"""Small networks, random but seeded, as files too, and reference weights: what the tests of the core share."""
+import json
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 import torch
 
 from alignvar_arch.archs import AlignVAR, AlignVARTokenizer
+from alignvar_arch.archs.tokenizer.codebook import codebook_hash
+from alignvar_arch.checkpoints import write_safetensors
 
 SCALES = (1, 2, 3, 4)
+TOKENIZER = {"type": "AlignVARTokenizer", "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "codebook_size": 24,
+             "latent_dim": 4, "scales": list(SCALES), "num_phi": 2}  # as options and metadata have them
+TRANSFORMER = {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, "codebook_size": 24, "latent_dim": 4,
+               "scales": list(SCALES), "condition_widths": [8, 16], "drop_path": 0.0}
 RESIDUAL = {"ch_mult": [1], "guide_blocks": 2, "target": "residual"}  # of 16-pixel pictures, too
 
 
@@ -16,9 +24,8 @@ def tokenizer(seed: int = 0, **changes) -> AlignVARTokenizer:
     With ``target="residual"`` tokens and LR show in the picture, as they do after training.
     """
     torch.manual_seed(seed)
-    own = RESIDUAL if changes.get("target") == "residual" else {"ch_mult": (1, 1, 1)}
-    net = AlignVARTokenizer(**{"ch": 32, "num_res_blocks": 1, "codebook_size": 24, "latent_dim": 4, "scales": SCALES,
-                               "num_phi": 2, **own, **changes})
+    own = RESIDUAL if changes.get("target") == "residual" else {}
+    net = AlignVARTokenizer(**_arguments({**TOKENIZER, **own, **changes}))
     with torch.no_grad():
         if net.target == "residual":
             net.decoder.guide[-1].weight.normal_(std=0.2)
@@ -30,12 +37,30 @@ def tokenizer(seed: int = 0, **changes) -> AlignVARTokenizer:
 def transformer(seed: int = 0, **changes) -> AlignVAR:
     """A transformer for ``tokenizer()`` whose every part matters: nothing is left at zero."""
     torch.manual_seed(seed)
-    net = AlignVAR(**{"depth": 2, "embed_dim": 32, "num_heads": 2, "codebook_size": 24, "latent_dim": 4,
-                      "scales": SCALES, "condition_widths": (8, 16), "drop_path": 0.0, **changes})
+    net = AlignVAR(**_arguments({**TRANSFORMER, **changes}))
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return net.eval()
+
+
+def _arguments(options: dict) -> dict:
+    return {key: value for key, value in options.items() if key != "type"}
+
+
+def files(folder: Path) -> tuple[str, str]:
+    """Write the two as weights that belong together, with metadata, and return the transformer's path and the other."""
+    model, path, net = str(folder / "m.safetensors"), str(folder / "t.safetensors"), tokenizer()
+    write_safetensors(path, net.state_dict(), {"network": json.dumps(TOKENIZER)})
+    write_safetensors(model, transformer().state_dict(),
+                      {"network": json.dumps(TRANSFORMER), "scale": "4", "bad_quality_rate": "0.0",
+                       "codebook": codebook_hash(net.quantize.embedding.weight)})
+    return model, path
+
+
+def noise(*shape: int, dtype=np.uint8) -> np.ndarray:
+    """Whole numbers of all values that the type holds."""
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
 
 
 def pictures(batch: int = 2, side: int = 16, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

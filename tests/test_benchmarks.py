@@ -15,14 +15,8 @@ import yaml
 from alignvar_arch import checkpoints
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-NETWORKS = {
-    "tokenizer": {"type": "AlignVARTokenizer", "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "codebook_size": 24,
-                  "latent_dim": 4, "scales": list(small.SCALES), "num_phi": 2},
-    "model": {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, "codebook_size": 24, "latent_dim": 4,
-              "scales": list(small.SCALES), "condition_widths": [8, 16], "condition_blocks": 1, "local_condition": True,
-              "drop_path": 0.0},
-}
 LOCAL = {"condition_blocks": 1, "local_condition": True}
+NETWORKS = {"tokenizer": small.TOKENIZER, "model": {**small.TRANSFORMER, **LOCAL}}
 
 
 @pytest.fixture

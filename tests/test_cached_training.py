@@ -17,9 +17,6 @@ from alignvar_arch.data.store import maker, sources
 from alignvar_arch.options import parse_options
 from alignvar_arch.options.datasets import Builder
 
-TOKENIZER = {"type": "AlignVARTokenizer", "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "codebook_size": 24,
-             "latent_dim": 4, "scales": list(small.SCALES), "num_phi": 2}
-
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory) -> Path:
@@ -32,7 +29,7 @@ def stores(tmp_path_factory) -> Path:
             cv2.imwrite(f"{folder}/{name}/{number}.png", drawn.integers(0, 256, (16, 16, 3), np.uint8))
         maker.create(sources.find([f"{folder}/{name}"]), maker.Recipe(scale=4), folder / f"{name}.lmdb", bar=False)
     for target in ("image", "residual"):
-        network = {**TOKENIZER, **(small.RESIDUAL if target == "residual" else {})}
+        network = {**small.TOKENIZER, **(small.RESIDUAL if target == "residual" else {})}
         write_safetensors(f"{folder}/{target}.safetensors", small.tokenizer(target=target).state_dict(),
                           {"network": json.dumps(network), "scale": "4"})
         assert main(["lmdb", "tokens", f"{folder}/gt.lmdb", "--tokenizer", f"{folder}/{target}.safetensors", "-o",
@@ -49,9 +46,8 @@ def options(stores, tmp_path, monkeypatch) -> dict:
             "batch_size_per_gpu": 3}
     yield {"name": "a", "model_type": "AlignVARModel", "scale": 4, "num_gpu": 0, "manual_seed": 0,
            "datasets": {"train": data},
-           "network_g": {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, "codebook_size": 24,
-                         "latent_dim": 4, "scales": list(small.SCALES), "condition_widths": [8, 16]},
-           "network_tokenizer": {**TOKENIZER, **small.RESIDUAL},
+           "network_g": dict(small.TRANSFORMER),
+           "network_tokenizer": {**small.TOKENIZER, **small.RESIDUAL},
            "path": {"pretrain_network_g": None, "pretrain_network_tokenizer": f"{stores}/residual.safetensors"},
            "train": {"token_cache": f"{stores}/residual.lmdb", "optim_g": {"type": "AdamW", "lr": 1e-3},
                      "scheduler": {"type": "LinearWarmupCosineLR"}, "total_iter": 2,
@@ -77,7 +73,7 @@ def losses(options: dict) -> list[dict]:
 
 @pytest.mark.parametrize(("target", "data"), [("residual", "LMDBPairDataset"), ("image", "PairedImageDataset")])
 def test_losses_are_those_without_the_cache(options, stores, target, data):
-    options["network_tokenizer"] = {**TOKENIZER, **(small.RESIDUAL if target == "residual" else {})}
+    options["network_tokenizer"] = {**small.TOKENIZER, **(small.RESIDUAL if target == "residual" else {})}
     options["path"]["pretrain_network_tokenizer"] = f"{stores}/{target}.safetensors"
     options["datasets"]["train"].update(type=data, io_backend={"type": "lmdb"})
     options["train"].update(token_cache=f"{stores}/{target}.lmdb", accumulate=3)
@@ -110,7 +106,7 @@ def test_what_would_have_other_tokens_is_refused_in_one_sentence(options, stores
     block[last] = value.format(stores=stores) if isinstance(value, str) else value
     if value == "PairedImageDataset":
         block.update(io_backend={"type": "disk"}, dataroot_gt=f"{stores}/gt", dataroot_lq=f"{stores}/gt", scale=1)
-        options["scale"], options["network_tokenizer"] = 1, dict(TOKENIZER)  # a residual target is of scale 4
+        options["scale"], options["network_tokenizer"] = 1, dict(small.TOKENIZER)  # a residual target is of scale 4
         options["path"]["pretrain_network_tokenizer"] = f"{stores}/image.safetensors"
         options["train"]["token_cache"] = f"{stores}/image.lmdb"
     path = write(options)

@@ -18,10 +18,8 @@ from alignvar_arch.cli import main
 from alignvar_arch.inference.picture import picture, reconstruction
 from alignvar_arch.options import parse_options
 
-TOKENIZER = {"type": "AlignVARTokenizer", "ch": 32, "num_res_blocks": 1, "codebook_size": 24, "latent_dim": 4,
-             "scales": list(small.SCALES), "num_phi": 2, **small.RESIDUAL}
-TRANSFORMER = {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, "codebook_size": 24, "latent_dim": 4,
-               "scales": list(small.SCALES), "condition_widths": [8, 16], "sca": "laplacian"}
+TOKENIZER = {**small.TOKENIZER, **small.RESIDUAL}
+TRANSFORMER = {key: value for key, value in small.TRANSFORMER.items() if key != "drop_path"}  # as users leave it out
 
 
 @pytest.fixture

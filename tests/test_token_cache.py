@@ -19,14 +19,12 @@ from alignvar_arch.data.store import Store, maker, sources, token_maker, verify
 from alignvar_arch.data.store.tokens import TokenCache, pack, unpack
 from alignvar_arch.errors import UserError
 
-OPTIONS = {"type": "AlignVARTokenizer", "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "codebook_size": 24,
-           "latent_dim": 4, "scales": list(small.SCALES), "num_phi": 2}
-
 
 def write_tokenizer(path: str, seed: int = 0, **changes) -> str:
     network = small.tokenizer(seed, **changes)
     own = small.RESIDUAL if network.target == "residual" else {}
-    write_safetensors(path, network.state_dict(), {"network": json.dumps({**OPTIONS, **own, **changes}), "scale": "4"})
+    options = {**small.TOKENIZER, **own, **changes}
+    write_safetensors(path, network.state_dict(), {"network": json.dumps(options), "scale": "4"})
     return path
 
 
@@ -173,9 +171,8 @@ def refusal(capsys, *arguments: str) -> str:
 def test_what_cannot_be_encoded_is_one_sentence(capsys):
     make_crops("large", 2, side=20)
     maker.create(sources.find(["large"]), maker.Recipe(), Path("large.lmdb"), bar=False)
-    write_safetensors("other.safetensors", small.transformer().state_dict(), {"network": json.dumps(
-        {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, "codebook_size": 24, "latent_dim": 4,
-         "scales": list(small.SCALES), "condition_widths": [8, 16], "drop_path": 0.0})})
+    write_safetensors("other.safetensors", small.transformer().state_dict(),
+                      {"network": json.dumps(small.TRANSFORMER)})
     write_safetensors("bare.safetensors", small.tokenizer().state_dict())
     image, residual = ["--tokenizer", "image.safetensors"], ["--tokenizer", "residual.safetensors"]
     assert "large.lmdb: '000' is 20x20, but this tokenizer takes 16x16" in refusal(capsys, "large.lmdb", *image)
@@ -192,7 +189,7 @@ def test_what_cannot_be_encoded_is_one_sentence(capsys):
 
 def test_a_checkpoint_loads_with_its_own_averaged_weights(tmp_path):
     network, other = small.tokenizer(0), small.tokenizer(1)
-    metadata = {"network": json.dumps(OPTIONS)}
+    metadata = {"network": json.dumps(small.TOKENIZER)}
     torch.save({"params": other.state_dict(), "params_ema": network.half().state_dict(), "metadata": metadata}, "a.pth")
     found = load("a.pth")
     assert not found.training and all(torch.equal(value, network.state_dict()[name].float())
