@@ -12,6 +12,7 @@ from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 from alignvar_arch.errors import UserError
 from alignvar_arch.models import AlignVARModel
 from alignvar_arch.models.checks import arguments
+from alignvar_arch.models.sampling import sampling
 
 SOURCES = ("laplacian", "off", "random")
 
@@ -48,9 +49,8 @@ class Subject:
         """Generate as the options say, after ``forced`` latents of the first scales; always the same random numbers.
         """
         return self.net.generate(lr, self.pyramid, self.structure(lr), guidance=self.val.get("guidance", 0.0),
-                                 top_k=self.val.get("top_k", 1), top_p=self.val.get("top_p", 1.0),
-                                 temperature=self.val.get("temperature", 1.0), choice=self.val.get("choice", "sample"),
-                                 generator=torch.Generator(lr.device).manual_seed(self.seed), forced=forced)
+                                 generator=torch.Generator(lr.device).manual_seed(self.seed), forced=forced,
+                                 **sampling(self.val))
 
     @torch.no_grad()
     def predict(self, lr: torch.Tensor, cumulative: list[torch.Tensor]) -> Prediction:

@@ -7,22 +7,22 @@ from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 
-from alignvar_arch import checkpoints
 from alignvar_arch.archs.alignvar_arch import BAD, GOOD
 from alignvar_arch.archs.tokenizer.codebook import codebook_hash
 from alignvar_arch.archs.tokenizer_arch import Encoded, bicubic
 from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference.colour import COLOURS
-from alignvar_arch.inference.pairing import NOT_GUIDED, same_codes, why_unguided
+from alignvar_arch.inference.pairing import NOT_GUIDED, why_unguided
 from alignvar_arch.inference.picture import picture, seeds, structure
 from alignvar_arch.inference.tiles import Tiling, cut
 from alignvar_arch.losses import HCCLoss, TokenCrossEntropyLoss
 from alignvar_arch.metrics.tokens import scale_accuracy, scale_cross_entropy
+from alignvar_arch.models import pairs, sampling
 from alignvar_arch.models.base import TokenModel
 from alignvar_arch.models.cached_tokens import CachedTokens
 from alignvar_arch.models.cached_tokens import check_options as check_cache
-from alignvar_arch.models.checks import arguments, check_choice, check_geometry, check_range, check_same_network
+from alignvar_arch.models.checks import check_geometry, check_range, check_same_network
 from alignvar_arch.models.scale_log import ScaleLog
 
 
@@ -61,7 +61,10 @@ class AlignVARModel(TokenModel):
         """Raise UserError where transformer, tokenizer, data, losses and sampling do not fit each other."""
         _check_networks(opt)
         check_geometry(opt, "network_tokenizer")
-        _check_weights(opt)
+        check_same_network(opt, "network_tokenizer")
+        if opt["path"].get("pretrain_network_g"):
+            pairs.check_codes(opt, "network_g", "network_tokenizer",
+                              opt["path"].get("param_key_tokenizer", "params_ema"))
         if opt["is_train"]:
             _check_losses(opt["train"])
             check_range(opt, "train.bad_quality_rate", 0, 1)
@@ -69,11 +72,7 @@ class AlignVARModel(TokenModel):
                 raise UserError(f"train.head_from_codes: is {opt['train']['head_from_codes']!r}, but must be true or "
                                 "false.")
             check_cache(opt)
-        check_range(opt, "val.top_k", 0, whole=True)
-        check_range(opt, "val.top_p", 1e-6, 1)
-        check_range(opt, "val.temperature", 1e-6)
-        check_choice(opt, "val")
-        check_range(opt, "val.sample_seed", 0, whole=True)
+        sampling.check_options(opt, "val")
         check_range(opt, "val.guidance", 0)
         colour = (opt.get("val") or {}).get("colour") or "off"  # YAML reads a bare `off` as False
         if colour not in COLOURS:
@@ -184,10 +183,8 @@ class AlignVARModel(TokenModel):
         seed = val.get("sample_seed", 0)
         if hasattr(self, "gt") and val.get("token_metrics", True):
             self._add_token_metrics(net, seed)
-        return picture(net, self.tokenizer, self.lq, guidance=val.get("guidance", 0.0), top_k=val.get("top_k", 1),
-                       top_p=val.get("top_p", 1.0), temperature=val.get("temperature", 1.0),
-                       choice=val.get("choice", "sample"), seed=seed,
-                       colour=val.get("colour") or "off", **self.tiling())
+        return picture(net, self.tokenizer, self.lq, guidance=val.get("guidance", 0.0), seed=seed,
+                       colour=val.get("colour") or "off", **sampling.sampling(val), **self.tiling())
 
     def _add_token_metrics(self, net: torch.nn.Module, seed: int) -> None:
         """Log how well the tokens of held-out GT are predicted from their LR, teacher-forced, tile by tile."""
@@ -211,26 +208,7 @@ def _check_networks(opt: dict) -> None:
     if not opt["path"].get("pretrain_network_tokenizer"):
         raise UserError("path.pretrain_network_tokenizer: missing; train a tokenizer first (options/tokenizer_x4.yml) "
                         "or name the one that ships, alignvar_arch:weights/tokenizer_x4_small.safetensors.")
-    transformer, tokenizer = arguments(opt["network_g"]), arguments(opt["network_tokenizer"])
-    for key in ("codebook_size", "latent_dim", "scales"):
-        if transformer[key] != tokenizer[key]:
-            raise UserError(f"network_g.{key} is {transformer[key]} but network_tokenizer.{key} is {tokenizer[key]}; "
-                            "the transformer must be built for the tokenizer it reads.")
-
-
-def _check_weights(opt: dict) -> None:
-    """Refuse weights of other settings, and a transformer that was trained on another tokenizer's codes."""
-    path = opt["path"]
-    check_same_network(opt, "network_tokenizer")
-    if not path.get("pretrain_network_g"):
-        return
-    metadata = check_same_network(opt, "network_g")
-    states = checkpoints.read(path["pretrain_network_tokenizer"])[0]
-    state = states.get(path.get("param_key_tokenizer", "params_ema"), states.get("params", {}))
-    embedding = state.get("quantize.embedding.weight")
-    if embedding is not None and not same_codes(metadata, embedding):
-        raise UserError(f"path.pretrain_network_tokenizer: {path['pretrain_network_g']} was trained on the codes of "
-                        f"another tokenizer than {path['pretrain_network_tokenizer']}; use two that belong together.")
+    pairs.check_sizes(opt, "network_g", "network_tokenizer")
 
 
 def _check_losses(train: dict) -> None:

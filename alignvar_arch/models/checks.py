@@ -7,7 +7,6 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 from alignvar_arch.archs.tokenizer.guided import SCALE
 from alignvar_arch.archs.tokenizer_arch import reduction
-from alignvar_arch.archs.transformer.sampling import CHOICES
 from alignvar_arch.checkpoints.recognise import recognise
 from alignvar_arch.errors import UserError
 from alignvar_arch.models import degradation
@@ -99,13 +98,6 @@ def check_range(opt: dict, path: str, low: float, high: float = math.inf, whole:
         raise UserError(f"{path}: is {value!r}, but must be a {kind} from {low} {upper}.")
     if whole:
         opt[block][key] = int(value)
-
-
-def check_choice(opt: dict, block: str) -> None:
-    """Raise UserError where a block names no way to choose tokens."""
-    choice = (opt.get(block) or {}).get("choice", "sample")
-    if choice not in CHOICES:
-        raise UserError(f"{block}.choice: is {choice!r}, but must be one of {', '.join(CHOICES)}.")
 
 
 def check_same_network(opt: dict, key: str) -> dict[str, str]:

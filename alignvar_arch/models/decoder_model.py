@@ -12,11 +12,9 @@ import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import MODEL_REGISTRY
 
-from alignvar_arch import checkpoints
 from alignvar_arch.errors import UserError
-from alignvar_arch.inference.pairing import same_codes
 from alignvar_arch.inference.picture import picture, structure
-from alignvar_arch.models.checks import arguments, check_choice, check_range, check_same_network
+from alignvar_arch.models import pairs, sampling
 from alignvar_arch.models.stepping import PRECISIONS
 from alignvar_arch.models.tokenizer_model import AlignVARTokenizerModel, check_tokenizer
 
@@ -67,25 +65,10 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
         for key in ("network_g", "network_transformer"):
             if not path.get(f"pretrain_{key}"):
                 raise UserError(f"path.pretrain_{key}: missing; train tokenizer and transformer first.")
-        tokenizer, transformer = arguments(opt["network_g"]), arguments(opt["network_transformer"])
-        for key in ("codebook_size", "latent_dim", "scales"):
-            if transformer[key] != tokenizer[key]:
-                raise UserError(f"network_transformer.{key} is {transformer[key]} but network_g.{key} is "
-                                f"{tokenizer[key]}; take two that belong together.")
-        metadata = check_same_network(opt, "network_transformer")
-        states = checkpoints.read(path["pretrain_network_g"])[0]
-        state = states.get(path.get("param_key_g", "params"), states.get("params", {}))
-        if "quantize.embedding.weight" in state and not same_codes(metadata, state["quantize.embedding.weight"]):
-            raise UserError(f"path.pretrain_network_g: {path['pretrain_network_transformer']} was trained on other "
-                            f"codes than those of {path['pretrain_network_g']} under "
-                            f"{path.get('param_key_g', 'params')}; take two that belong together (param_key_g: "
-                            "params_ema, if it was trained on the average).")
+        pairs.check_sizes(opt, "network_transformer", "network_g")
+        pairs.check_codes(opt, "network_transformer", "network_g", path.get("param_key_g", "params"))
         for block in ("train", "val"):
-            check_choice(opt, block)
-            check_range(opt, f"{block}.top_k", 0, whole=True)
-            check_range(opt, f"{block}.top_p", 1e-6, 1)
-            check_range(opt, f"{block}.temperature", 1e-6)
-        check_range(opt, "val.sample_seed", 0, whole=True)
+            sampling.check_options(opt, block)
 
     @staticmethod
     def depends_on(train: dict) -> dict[str, int]:
@@ -108,7 +91,7 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
         draw = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
         pyramid = self.get_bare_model(self.net_g).quantize
         return net.generate(lr.to(net.pos_start.dtype), pyramid, structure(net, lr, seeds), generator=draw,
-                            **_sampling(self.opt["train"])).f_hat
+                            **sampling.sampling(self.opt["train"])).f_hat
 
     def losses(self, part):
         gt, lr = self.gt[part], self.lq[part]
@@ -127,10 +110,5 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
 
     def make_picture(self, net):
         val = self.opt.get("val") or {}
-        return picture(self.transformer, net, self.lq, seed=val.get("sample_seed", 0), **_sampling(val),
+        return picture(self.transformer, net, self.lq, seed=val.get("sample_seed", 0), **sampling.sampling(val),
                        **self.tiling())
-
-
-def _sampling(block: dict) -> dict:
-    return {"top_k": block.get("top_k", 1), "top_p": block.get("top_p", 1.0),
-            "temperature": block.get("temperature", 1.0), "choice": block.get("choice", "sample")}
