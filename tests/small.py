@@ -5,8 +5,10 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from torchvision.models import squeezenet1_1
 
 from alignvar_arch.archs import AlignVAR, AlignVARTokenizer
+from alignvar_arch.archs.lpips import TAPS
 from alignvar_arch.archs.tokenizer.codebook import codebook_hash
 from alignvar_arch.checkpoints import write_safetensors
 
@@ -67,6 +69,27 @@ def pictures(batch: int = 2, side: int = 16, seed: int = 0) -> tuple[torch.Tenso
     """GT (B, 3, side, side) and its LR, four times smaller, in [0, 1]."""
     gt = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(seed))
     return gt, torch.nn.functional.avg_pool2d(gt, 4)
+
+
+def squeezenet() -> torch.nn.Module:
+    """LPIPS's network with random weights."""
+    torch.manual_seed(0)
+    return squeezenet1_1(weights=None).eval()
+
+
+def lpips_linear() -> dict[str, torch.Tensor]:
+    """Random weights for the layers after it."""
+    generator = torch.Generator().manual_seed(1)
+    return {f"lin{index}.model.1.weight": torch.rand(1, width, 1, 1, generator=generator)
+            for index, width in enumerate(TAPS.values())}
+
+
+def lpips_weights(folder: Path) -> Path:
+    """Write both into a new folder, by the names that LPIPS's weights have in ../shared, and return it."""
+    folder.mkdir()
+    torch.save(squeezenet().features.state_dict(), folder / "squeezenet1_1_features_fp32.pth")
+    torch.save(lpips_linear(), folder / "lin_v0.1_squeeze.pth")
+    return folder
 
 
 def reference_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:

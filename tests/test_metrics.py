@@ -6,11 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import small
 import torch
 from basicsr.metrics import calculate_metric
-from torchvision.models import squeezenet1_1
 
-from alignvar_arch.archs.lpips import TAPS, LPIPSSqueeze, lpips_weights_missing
+from alignvar_arch.archs.lpips import LPIPSSqueeze, lpips_weights_missing
 from alignvar_arch.data.photos import find_photos, read_photo
 from alignvar_arch.errors import UserError
 from alignvar_arch.metrics import calculate_lpips_squeeze, version
@@ -31,25 +31,17 @@ def nothing_at_hand(tmp_path, monkeypatch):
 
 @pytest.fixture
 def network():
-    torch.manual_seed(0)
-    return squeezenet1_1(weights=None).eval()
+    return small.squeezenet()
 
 
 @pytest.fixture
 def linear():
-    generator = torch.Generator().manual_seed(1)
-    return {f"lin{index}.model.1.weight": torch.rand(1, width, 1, 1, generator=generator)
-            for index, width in enumerate(TAPS.values())}
+    return small.lpips_linear()
 
 
 @pytest.fixture
-def weights(tmp_path, network, linear):
-    """A folder with random weights, the features as ../shared has them."""
-    folder = tmp_path / "random"
-    folder.mkdir()
-    torch.save(network.features.state_dict(), folder / "squeezenet1_1_features_fp32.pth")
-    torch.save(linear, folder / "lin_v0.1_squeeze.pth")
-    return folder
+def weights(tmp_path):
+    return small.lpips_weights(tmp_path / "random")
 
 
 def images(size=40, count=2):
