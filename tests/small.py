@@ -62,7 +62,7 @@ def files(folder: Path) -> tuple[str, str]:
 
 def noise(*shape: int, dtype=np.uint8) -> np.ndarray:
     """Whole numbers of all values that the type holds."""
-    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
 
 def pictures(batch: int = 2, side: int = 16, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

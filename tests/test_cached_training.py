@@ -46,7 +46,7 @@ def options(stores, tmp_path, monkeypatch) -> dict:
             "batch_size_per_gpu": 3}
     yield {"name": "a", "model_type": "AlignVARModel", "scale": 4, "num_gpu": 0, "manual_seed": 0,
            "datasets": {"train": data},
-           "network_g": dict(small.TRANSFORMER),
+           "network_g": {**small.TRANSFORMER, "drop_path": 0.1},
            "network_tokenizer": {**small.TOKENIZER, **small.RESIDUAL},
            "path": {"pretrain_network_g": None, "pretrain_network_tokenizer": f"{stores}/residual.safetensors"},
            "train": {"token_cache": f"{stores}/residual.lmdb", "optim_g": {"type": "AdamW", "lr": 1e-3},

@@ -44,11 +44,10 @@ def here(tmp_path, monkeypatch):
 def third(**changes) -> dict:
     """Options of a tiny third stage, with `changes` of `train`; the weights that it begins with lie beside."""
     opt = options("tokenizer")
-    tokenizer, settings = small.tokenizer(target="residual"), dict(TRANSFORMER)
-    del settings["type"]
+    tokenizer = small.tokenizer(target="residual")
     for file, net, network, more in (
             ("tokenizer", tokenizer, TOKENIZER, {}),
-            ("transformer", small.transformer(**settings), TRANSFORMER,
+            ("transformer", small.transformer(**TRANSFORMER), TRANSFORMER,
              {"codebook": codebook_hash(tokenizer.quantize.embedding.weight), "bad_quality_rate": "0"})):
         checkpoints.write_safetensors(f"{file}.safetensors", net.state_dict(), {"network": json.dumps(network), **more})
     opt.update(name="decoder", model_type="AlignVARDecoderModel", network_transformer=dict(TRANSFORMER))
@@ -175,3 +174,13 @@ def test_it_trains_and_does_not_test(capsys):
     del opt["train"], opt["datasets"]["train"], opt["logger"]
     assert main(["test", "-opt", write(opt)]) == 2
     assert "AlignVARDecoderModel trains; test with AlignVARModel" in capsys.readouterr().err
+
+
+def test_the_average_is_named_where_its_codes_are_the_transformers(capsys):
+    opt = third()
+    trained, average = (small.tokenizer(seed, target="residual").state_dict() for seed in (1, 0))
+    checkpoints.write_pth("tokenizer.pth", {"params": trained, "params_ema": average})
+    opt["path"].update(pretrain_network_g="tokenizer.pth", param_key_g="params")
+    assert main(["train", "-opt", write(opt)]) == 2
+    assert "of tokenizer.pth under params; take two that belong together, or set path.param_key_g to params_ema." in (
+        capsys.readouterr().err)

@@ -19,7 +19,7 @@ from alignvar_arch.inference.picture import picture, reconstruction
 from alignvar_arch.options import parse_options
 
 TOKENIZER = {**small.TOKENIZER, **small.RESIDUAL}
-TRANSFORMER = {key: value for key, value in small.TRANSFORMER.items() if key != "drop_path"}  # as users leave it out
+TRANSFORMER = {key: value for key, value in small.TRANSFORMER.items() if key != "drop_path"}  # the default rate
 
 
 @pytest.fixture

@@ -253,8 +253,7 @@ def test_the_shipped_model_upscales_a_photograph(shared, tmp_path, monkeypatch):
     assert main(["upscale", "lr.png", "-o", "out", "--device", "cpu"]) == 0
     made = np.asarray(Image.open("out/lr_x4.png")).astype(float)
     expected = Upscaler.from_file(device="cpu")(np.asarray(lr))
-    assert made.shape == (*hr.size[::-1], 3)
-    np.testing.assert_array_equal(made, expected)
+    assert made.shape == (*hr.size[::-1], 3) and np.abs(made - expected).max() <= 1
     assert 10 * np.log10(255 ** 2 / np.square(made - np.asarray(hr)).mean()) > 19
 
 

@@ -18,11 +18,12 @@ from alignvar_arch.inference.picture import picture, seeds, structure
 from alignvar_arch.inference.tiles import Tiling, cut
 from alignvar_arch.losses import HCCLoss, TokenCrossEntropyLoss
 from alignvar_arch.metrics.tokens import scale_accuracy, scale_cross_entropy
-from alignvar_arch.models import pairs, sampling
+from alignvar_arch.models import pairing
 from alignvar_arch.models.base import TokenModel
 from alignvar_arch.models.cached_tokens import CachedTokens
 from alignvar_arch.models.cached_tokens import check_options as check_cache
 from alignvar_arch.models.checks import check_geometry, check_range, check_same_network
+from alignvar_arch.models.sampling import check_sampling, sampling
 from alignvar_arch.models.scale_log import ScaleLog
 
 
@@ -63,8 +64,7 @@ class AlignVARModel(TokenModel):
         check_geometry(opt, "network_tokenizer")
         check_same_network(opt, "network_tokenizer")
         if opt["path"].get("pretrain_network_g"):
-            pairs.check_codes(opt, "network_g", "network_tokenizer",
-                              opt["path"].get("param_key_tokenizer", "params_ema"))
+            pairing.check_codes(opt, "network_g", "network_tokenizer", "param_key_tokenizer", "params_ema")
         if opt["is_train"]:
             _check_losses(opt["train"])
             check_range(opt, "train.bad_quality_rate", 0, 1)
@@ -72,7 +72,8 @@ class AlignVARModel(TokenModel):
                 raise UserError(f"train.head_from_codes: is {opt['train']['head_from_codes']!r}, but must be true or "
                                 "false.")
             check_cache(opt)
-        sampling.check_options(opt, "val")
+        check_sampling(opt, "val")
+        check_range(opt, "val.sample_seed", 0, whole=True)
         check_range(opt, "val.guidance", 0)
         colour = (opt.get("val") or {}).get("colour") or "off"  # YAML reads a bare `off` as False
         if colour not in COLOURS:
@@ -184,7 +185,7 @@ class AlignVARModel(TokenModel):
         if hasattr(self, "gt") and val.get("token_metrics", True):
             self._add_token_metrics(net, seed)
         return picture(net, self.tokenizer, self.lq, guidance=val.get("guidance", 0.0), seed=seed,
-                       colour=val.get("colour") or "off", **sampling.sampling(val), **self.tiling())
+                       colour=val.get("colour") or "off", **sampling(val), **self.tiling())
 
     def _add_token_metrics(self, net: torch.nn.Module, seed: int) -> None:
         """Log how well the tokens of held-out GT are predicted from their LR, teacher-forced, tile by tile."""
@@ -208,7 +209,7 @@ def _check_networks(opt: dict) -> None:
     if not opt["path"].get("pretrain_network_tokenizer"):
         raise UserError("path.pretrain_network_tokenizer: missing; train a tokenizer first (options/tokenizer_x4.yml) "
                         "or name the one that ships, alignvar_arch:weights/tokenizer_x4_small.safetensors.")
-    pairs.check_sizes(opt, "network_g", "network_tokenizer")
+    pairing.check_sizes(opt, "network_g", "network_tokenizer")
 
 
 def _check_losses(train: dict) -> None:

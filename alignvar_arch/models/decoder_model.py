@@ -14,7 +14,9 @@ from basicsr.utils.registry import MODEL_REGISTRY
 
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference.picture import picture, structure
-from alignvar_arch.models import pairs, sampling
+from alignvar_arch.models import pairing
+from alignvar_arch.models.checks import check_range
+from alignvar_arch.models.sampling import check_sampling, sampling
 from alignvar_arch.models.stepping import PRECISIONS
 from alignvar_arch.models.tokenizer_model import AlignVARTokenizerModel, check_tokenizer
 
@@ -65,10 +67,11 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
         for key in ("network_g", "network_transformer"):
             if not path.get(f"pretrain_{key}"):
                 raise UserError(f"path.pretrain_{key}: missing; train tokenizer and transformer first.")
-        pairs.check_sizes(opt, "network_transformer", "network_g")
-        pairs.check_codes(opt, "network_transformer", "network_g", path.get("param_key_g", "params"))
+        pairing.check_sizes(opt, "network_transformer", "network_g")
+        pairing.check_codes(opt, "network_transformer", "network_g", "param_key_g", "params")
         for block in ("train", "val"):
-            sampling.check_options(opt, block)
+            check_sampling(opt, block)
+        check_range(opt, "val.sample_seed", 0, whole=True)
 
     @staticmethod
     def depends_on(train: dict) -> dict[str, int]:
@@ -91,7 +94,7 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
         draw = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
         pyramid = self.get_bare_model(self.net_g).quantize
         return net.generate(lr.to(net.pos_start.dtype), pyramid, structure(net, lr, seeds), generator=draw,
-                            **sampling.sampling(self.opt["train"])).f_hat
+                            **sampling(self.opt["train"])).f_hat
 
     def losses(self, part):
         gt, lr = self.gt[part], self.lq[part]
@@ -110,5 +113,5 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
 
     def make_picture(self, net):
         val = self.opt.get("val") or {}
-        return picture(self.transformer, net, self.lq, seed=val.get("sample_seed", 0), **sampling.sampling(val),
+        return picture(self.transformer, net, self.lq, seed=val.get("sample_seed", 0), **sampling(val),
                        **self.tiling())

@@ -10,12 +10,11 @@ def sampling(block: dict) -> dict:
             "temperature": block.get("temperature", 1.0)}
 
 
-def check_options(opt: dict, block: str) -> None:
-    """Raise UserError where ``opt[block]`` asks for no way to choose tokens."""
-    check_range(opt, f"{block}.top_k", 0, whole=True)
-    check_range(opt, f"{block}.top_p", 1e-6, 1)
-    check_range(opt, f"{block}.temperature", 1e-6)
-    check_range(opt, f"{block}.sample_seed", 0, whole=True)
+def check_sampling(opt: dict, block: str) -> None:
+    """Raise UserError where what ``opt[block]`` says of it is unknown or out of range."""
     choice = sampling(opt.get(block) or {})["choice"]
     if choice not in CHOICES:
         raise UserError(f"{block}.choice: is {choice!r}, but must be one of {', '.join(CHOICES)}.")
+    check_range(opt, f"{block}.top_k", 0, whole=True)
+    check_range(opt, f"{block}.top_p", 1e-6, 1)
+    check_range(opt, f"{block}.temperature", 1e-6)

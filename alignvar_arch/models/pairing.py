@@ -10,23 +10,24 @@ def check_sizes(opt: dict, transformer: str, tokenizer: str) -> None:
     one, other = arguments(opt[transformer]), arguments(opt[tokenizer])
     for key in ("codebook_size", "latent_dim", "scales"):
         if one[key] != other[key]:
-            raise UserError(f"{transformer}.{key} is {one[key]} but {tokenizer}.{key} is {other[key]}; take two that "
-                            "belong together.")
+            raise UserError(f"{transformer}.{key} is {one[key]} but {tokenizer}.{key} is {other[key]}; the transformer "
+                            "must be built for the tokenizer that it goes with: make them equal.")
 
 
-def check_codes(opt: dict, transformer: str, tokenizer: str, param_key: str) -> None:
+def check_codes(opt: dict, transformer: str, tokenizer: str, option: str, default: str) -> None:
     """Raise UserError where the transformer's weights are of other settings, or were trained on other codes.
 
     Args:
         opt: complete options; both have weights.
         transformer, tokenizer: keys of the networks.
-        param_key: the state dict of the tokenizer's file that is loaded.
+        option, default: the option of ``path`` that names the state dict of the tokenizer's file, and its default.
     """
     metadata = check_same_network(opt, transformer)
     path, own = opt["path"][f"pretrain_{tokenizer}"], opt["path"][f"pretrain_{transformer}"]
-    states = checkpoints.read(path)[0]
-    embedding = states.get(param_key, states.get("params", {})).get("quantize.embedding.weight")
+    states, wanted = checkpoints.read(path)[0], opt["path"].get(option, default)
+    key = wanted if wanted in states else "params"
+    embedding = states.get(key, {}).get("quantize.embedding.weight")
     if embedding is not None and not same_codes(metadata, embedding):
+        other = f", or set path.{option} to params_ema" if key != "params_ema" and "params_ema" in states else ""
         raise UserError(f"path.pretrain_{tokenizer}: {own} was trained on other codes than those of {path} under "
-                        f"{param_key}; take two that belong together, and params_ema where the transformer was trained "
-                        "on the average.")
+                        f"{key}; take two that belong together{other}.")
