@@ -46,7 +46,6 @@ VARIANTS = {
     "hcc_0": [f"{HCC}loss_weight=0"],
     "hcc_0.5": [f"{HCC}loss_weight=0.5"],
     "hcc_2": [f"{HCC}loss_weight=2"],
-    "hcc_20": [f"{HCC}loss_weight=20"],
     "target_quantised": [f"{HCC}target=quantised"],
     "target_latent": [f"{HCC}target=latent"],
 }
