@@ -51,6 +51,7 @@ VARIANTS = {
 }
 DRAWN = {"choice": "sample", "top_k": 0, "top_p": 0.95, "temperature": 1.0}  # the options take the mean of all draws
 HIGHER = ("psnr", "ssim")  # of the figures; the others are better when lower
+FINE = ("ssim", "lpips", "changed")  # have four digits in the table, the others two
 DIAGNOSED = 4  # pictures of each set that `basicsr diagnose` runs on
 PLANT, PLANTED = 10, "2"  # % of tokens exchanged, and the index of the scale, of those that diagnose plants at
 
@@ -189,14 +190,14 @@ def table(variants: list[str], seeds: list[int]) -> str:
     lines = ["| seeds | " + " | ".join(f"{variant} ({len(runs)})" for variant, runs in found.items()) + " |",
              "|---" * (len(found) + 1) + "|"]
     for key in keys:
-        cells = []
+        cells, digits = [], 4 if any(word in FINE for word in key.split()) else 2
         for variant, runs in found.items():
             values = {seed: figures[key] for seed, figures in runs.items() if key in figures}
             if not values:
                 cells.append("")
                 continue
             every = list(values.values())
-            cell = f"{np.mean(every):.4f} ± {np.std(every, ddof=len(every) > 1):.4f}"
+            cell = f"{np.mean(every):.{digits}f} ± {np.std(every, ddof=len(every) > 1):.{digits}f}"
             base = {seed: figures[key] for seed, figures in found.get("base", {}).items() if key in figures}
             both = values.keys() & base.keys()
             if variant != "base" and both:

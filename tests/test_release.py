@@ -163,9 +163,9 @@ def test_the_ablations_table_counts_the_seeds_that_beat_base(ablation, tmp_path,
     Path("experiments/ablation_sca_off_1/diagnosis.json").write_text('{"error left": 0.5}')
     assert ablation["table"](["base", "sca_off", "hcc_0"], [0, 1, 2]).splitlines() == [
         "| seeds | base (2) | sca_off (2) |", "|---|---|---|",
-        "| set5 psnr drawn | 30.5000 ± 0.7071 | 30.2500 ± 0.3536 (1/2) |",
+        "| set5 psnr drawn | 30.50 ± 0.71 | 30.25 ± 0.35 (1/2) |",
         "| set5 lpips | 0.2500 ± 0.0707 | 0.2000 ± 0.1414 (1/2) |",
-        "| error left |  | 0.5000 ± 0.0000 |"]
+        "| error left |  | 0.50 ± 0.00 |"]
 
 
 def test_the_ablations_are_trained_measured_and_diagnosed(there):
