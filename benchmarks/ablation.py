@@ -10,10 +10,11 @@ variants, diagnosis.json, of `basicsr diagnose`. What is finished is left alone,
 when called again. Printed are means and standard deviations over seeds, and in how many of them a variant is better
 than `base` of the same seed (of diagnosis.json's: lower).
 
-Figures: pictures of the expected codes, and of `drawn` tokens; `ce` in nat a token. Of diagnosis.json: mean distance
-and 3×3 share of attention at the finest scale, over those of attention that looks everywhere alike; `error left`, of
-the drawn latent, over the error of no tokens; and of an error planted in 10 % of the tokens of scale 3, what is left at
-the last scale, over the planted one, and the share of the last scale's tokens that it changes.
+Figures: pictures of the expected codes, and of `drawn` tokens; `ce` in nat a token, on up to four crops a picture, and
+`ce other lr`, with another crop's LR. Of diagnosis.json, on the middle crops of four pictures a set: mean distance and
+3×3 share of attention among the tokens of the finest scale, over those of attention that looks everywhere alike; `error
+left`, the drawn latent's squared error over that of no tokens; and of an error planted in one token of nine, at the
+scale of 3×3, the squared error left at the last scale, over the planted one, and the share of its tokens that change.
 """
 import argparse
 import json
