@@ -26,7 +26,7 @@ from alignvar_arch.cli import main
 from alignvar_arch.training.progress import Progress
 
 TIMEOUT = 180  # seconds that no run here takes; the tests must not hang
-TOKENIZER = {**small.TOKENIZER, **small.RESIDUAL}
+TOKENIZER = small.tokenizer_options(target="residual")
 TRANSFORMER = {**small.TRANSFORMER, "condition_blocks": 1, "local_condition": True, "sca": "random", "drop_path": 0.1}
 KINDS = ("alignvar", "tokenizer", "sr", "esrgan", "pool")
 

@@ -20,14 +20,18 @@ TRANSFORMER = {"type": "AlignVAR", "depth": 2, "embed_dim": 32, "num_heads": 2, 
 RESIDUAL = {"ch_mult": [1], "guide_blocks": 2, "target": "residual"}  # of 16-pixel pictures, too
 
 
+def tokenizer_options(**changes) -> dict:
+    """The options of ``tokenizer(**changes)``."""
+    return {**TOKENIZER, **(RESIDUAL if changes.get("target") == "residual" else {}), **changes}
+
+
 def tokenizer(seed: int = 0, **changes) -> AlignVARTokenizer:
     """A tokenizer of 16-pixel pictures: factor 4, four scales, 24 codes of width 4, no two alike in size.
 
     With ``target="residual"`` tokens and LR show in the picture, as they do after training.
     """
     torch.manual_seed(seed)
-    own = RESIDUAL if changes.get("target") == "residual" else {}
-    net = AlignVARTokenizer(**_arguments({**TOKENIZER, **own, **changes}))
+    net = AlignVARTokenizer(**_arguments(tokenizer_options(**changes)))
     with torch.no_grad():
         if net.target == "residual":
             net.decoder.guide[-1].weight.normal_(std=0.2)

@@ -29,7 +29,7 @@ def stores(tmp_path_factory) -> Path:
             cv2.imwrite(f"{folder}/{name}/{number}.png", drawn.integers(0, 256, (16, 16, 3), np.uint8))
         maker.create(sources.find([f"{folder}/{name}"]), maker.Recipe(scale=4), folder / f"{name}.lmdb", bar=False)
     for target in ("image", "residual"):
-        network = {**small.TOKENIZER, **(small.RESIDUAL if target == "residual" else {})}
+        network = small.tokenizer_options(target=target)
         write_safetensors(f"{folder}/{target}.safetensors", small.tokenizer(target=target).state_dict(),
                           {"network": json.dumps(network), "scale": "4"})
         assert main(["lmdb", "tokens", f"{folder}/gt.lmdb", "--tokenizer", f"{folder}/{target}.safetensors", "-o",
@@ -47,7 +47,7 @@ def options(stores, tmp_path, monkeypatch) -> dict:
     yield {"name": "a", "model_type": "AlignVARModel", "scale": 4, "num_gpu": 0, "manual_seed": 0,
            "datasets": {"train": data},
            "network_g": {**small.TRANSFORMER, "drop_path": 0.1},
-           "network_tokenizer": {**small.TOKENIZER, **small.RESIDUAL},
+           "network_tokenizer": small.tokenizer_options(target="residual"),
            "path": {"pretrain_network_g": None, "pretrain_network_tokenizer": f"{stores}/residual.safetensors"},
            "train": {"token_cache": f"{stores}/residual.lmdb", "optim_g": {"type": "AdamW", "lr": 1e-3},
                      "scheduler": {"type": "LinearWarmupCosineLR"}, "total_iter": 2,
@@ -73,7 +73,7 @@ def losses(options: dict) -> list[dict]:
 
 @pytest.mark.parametrize(("target", "data"), [("residual", "LMDBPairDataset"), ("image", "PairedImageDataset")])
 def test_losses_are_those_without_the_cache(options, stores, target, data):
-    options["network_tokenizer"] = {**small.TOKENIZER, **(small.RESIDUAL if target == "residual" else {})}
+    options["network_tokenizer"] = small.tokenizer_options(target=target)
     options["path"]["pretrain_network_tokenizer"] = f"{stores}/{target}.safetensors"
     options["datasets"]["train"].update(type=data, io_backend={"type": "lmdb"})
     options["train"].update(token_cache=f"{stores}/{target}.lmdb", accumulate=3)

@@ -162,9 +162,11 @@ def test_what_does_not_fit_is_refused_in_one_sentence(change, message, capsys):
     assert not Path("experiments").exists()
 
 
-def test_another_codebook_is_refused(capsys):
+@pytest.mark.parametrize("prefix", ["", "module."])  # as DataParallel names what it saves
+def test_another_codebook_is_refused(prefix, capsys):
     opt = third()
-    checkpoints.write_safetensors("tokenizer.safetensors", small.tokenizer(1, target="residual").state_dict())
+    state = small.tokenizer(1, target="residual").state_dict()
+    checkpoints.write_safetensors("tokenizer.safetensors", {prefix + name: value for name, value in state.items()})
     assert main(["train", "-opt", write(opt)]) == 2
     assert "was trained on other codes than those of" in capsys.readouterr().err
 

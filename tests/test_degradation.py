@@ -41,7 +41,7 @@ def options(tmp_path, monkeypatch) -> dict:
     return {"name": "a", "model_type": "AlignVARTokenizerModel", "scale": 4, "num_gpu": 0, "manual_seed": 0, **KEYS,
             "gt_usm": False,  # a kernel of 51 on 400 pixels takes most of the time
             "datasets": {"train": train},
-            "network_g": {**small.TOKENIZER, **small.RESIDUAL},
+            "network_g": small.tokenizer_options(target="residual"),
             "path": {"pretrain_network_g": None},
             "train": {"optim_g": {"type": "AdamW", "lr": 1e-3}, "total_iter": 2, "pixel_opt": {"type": "L1Loss"},
                       "scheduler": {"type": "LinearWarmupCosineLR"}, "vq_opt": {"type": "VQLoss"}},

@@ -18,7 +18,7 @@ from alignvar_arch.cli import main
 from alignvar_arch.inference.picture import picture, reconstruction
 from alignvar_arch.options import parse_options
 
-TOKENIZER = {**small.TOKENIZER, **small.RESIDUAL}
+TOKENIZER = small.tokenizer_options(target="residual")
 TRANSFORMER = {key: value for key, value in small.TRANSFORMER.items() if key != "drop_path"}  # the default rate
 
 

@@ -21,10 +21,8 @@ from alignvar_arch.errors import UserError
 
 
 def write_tokenizer(path: str, seed: int = 0, **changes) -> str:
-    network = small.tokenizer(seed, **changes)
-    own = small.RESIDUAL if network.target == "residual" else {}
-    options = {**small.TOKENIZER, **own, **changes}
-    write_safetensors(path, network.state_dict(), {"network": json.dumps(options), "scale": "4"})
+    write_safetensors(path, small.tokenizer(seed, **changes).state_dict(),
+                      {"network": json.dumps(small.tokenizer_options(**changes)), "scale": "4"})
     return path
 
 

@@ -28,6 +28,7 @@ def directly(net, tokenizer, image: np.ndarray, **settings) -> np.ndarray:
     made = picture(net, tokenizer, lr, **{"choice": "expected", **settings})
     return made[0].permute(1, 2, 0).mul(255).round().numpy()
 
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 50), (13, 7), (17, 16)])
 def test_any_size(upscaler, size):
     done = []

@@ -1,5 +1,6 @@
 """What options with a tokenizer and a transformer refuse: two that do not belong together."""
 from alignvar_arch import checkpoints
+from alignvar_arch.compat.networks import select
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference.pairing import same_codes
 from alignvar_arch.models.checks import arguments, check_same_network
@@ -24,9 +25,9 @@ def check_codes(opt: dict, transformer: str, tokenizer: str, option: str, defaul
     """
     metadata = check_same_network(opt, transformer)
     path, own = opt["path"][f"pretrain_{tokenizer}"], opt["path"][f"pretrain_{transformer}"]
-    states, wanted = checkpoints.read(path)[0], opt["path"].get(option, default)
-    key = wanted if wanted in states else "params"
-    embedding = states.get(key, {}).get("quantize.embedding.weight")
+    states = checkpoints.read(path)[0]
+    state, key = select(states, opt["path"].get(option, default), path)
+    embedding = state.get("quantize.embedding.weight")
     if embedding is not None and not same_codes(metadata, embedding):
         other = f", or set path.{option} to params_ema" if key != "params_ema" and "params_ema" in states else ""
         raise UserError(f"path.pretrain_{tokenizer}: {own} was trained on other codes than those of {path} under "
