@@ -162,11 +162,18 @@ def test_what_does_not_fit_is_refused_in_one_sentence(change, message, capsys):
     assert not Path("experiments").exists()
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])  # as DataParallel names what it saves
-def test_another_codebook_is_refused(prefix, capsys):
+@pytest.mark.parametrize(("place", "prefix"), [
+    ("params", ""),
+    ("params", "module."),  # as DataParallel names what it saves
+    ("trainer.vae_local", ""),  # where VARSR's trainer keeps its tokenizer
+])
+def test_another_codebook_is_refused(place, prefix, capsys):
     opt = third()
-    state = small.tokenizer(1, target="residual").state_dict()
-    checkpoints.write_safetensors("tokenizer.safetensors", {prefix + name: value for name, value in state.items()})
+    content = {prefix + name: value for name, value in small.tokenizer(1, target="residual").state_dict().items()}
+    for key in reversed(place.split(".")):
+        content = {key: content}
+    torch.save(content, "tokenizer.pth")
+    opt["path"]["pretrain_network_g"] = "tokenizer.pth"
     assert main(["train", "-opt", write(opt)]) == 2
     assert "was trained on other codes than those of" in capsys.readouterr().err
 

@@ -91,14 +91,17 @@ def _with_adamw(get_optimizer):
     return wrapper
 
 
-def select(states: dict, param_key: str | None, path: str) -> tuple[dict, str]:
-    """Picks one state dict by BasicSR's rule: `param_key`, else 'params'; keys lose a leading 'module.'."""
-    key = param_key if param_key in states else "params"
-    if key not in states and param_key is None and len(states) == 1:
-        key = next(iter(states))
-    if key not in states:
+def select(states: dict, name: str, param_key: str | None, path: str) -> tuple[dict, str]:
+    """Picks the state dict of the network `name` and returns it with its key; names in it lose a leading 'module.'.
+
+    BasicSR's rule, `param_key`, else 'params', else with None the only one there is; before 'params' comes the place
+    where the trainers of VAR and VARSR keep such a network.
+    """
+    only = list(states) if param_key is None and len(states) == 1 else []
+    key = next((key for key in (param_key, NESTED.get(name), "params", *only) if key in states), None)
+    if key is None:
         raise UserError(f"{path} has no parameters under {param_key!r}; it holds {', '.join(map(repr, states))}.")
-    return {name.removeprefix("module."): value for name, value in states[key].items()}, key
+    return {entry.removeprefix("module."): value for entry, value in states[key].items()}, key
 
 
 def misfit(own: dict, loaded: dict, name: str, path: str, strict: bool) -> str | None:
@@ -150,9 +153,8 @@ def weights_for(own: dict, name: str, path: str, param_key: str | None, strict: 
         UserError: the file cannot be read or does not fit; it names the parameter and both shapes.
     """
     states, metadata = checkpoints.read(path)
+    loaded, key = select(states, name, param_key, path)
     if name in NESTED:
-        nested = NESTED[name] in states and param_key not in states
-        key = NESTED[name] if nested else select(states, param_key, path)[1]
         found = inspect(path, key, states, metadata)
         if found.network not in (name, None):
             raise UserError(f"{path} holds {found.label}, and no {name}.")
@@ -160,7 +162,6 @@ def weights_for(own: dict, name: str, path: str, param_key: str | None, strict: 
             parts = fit(found, own, strict)
             plain = len(parts.taken) == len(own) and not parts.left
             return Weights(parts.taken, key, () if plain else tuple(table(found, parts, own)))
-    loaded, key = select(states, param_key, path)
     problem = misfit(own, loaded, name, path, strict)
     if problem:
         raise UserError(problem)

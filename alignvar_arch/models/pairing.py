@@ -26,7 +26,7 @@ def check_codes(opt: dict, transformer: str, tokenizer: str, option: str, defaul
     metadata = check_same_network(opt, transformer)
     path, own = opt["path"][f"pretrain_{tokenizer}"], opt["path"][f"pretrain_{transformer}"]
     states = checkpoints.read(path)[0]
-    state, key = select(states, opt["path"].get(option, default), path)
+    state, key = select(states, opt[tokenizer]["type"], opt["path"].get(option, default), path)
     embedding = state.get("quantize.embedding.weight")
     if embedding is not None and not same_codes(metadata, embedding):
         other = f", or set path.{option} to params_ema" if key != "params_ema" and "params_ema" in states else ""
