@@ -7,7 +7,7 @@ import signal
 import cv2
 import numpy as np
 import pytest
-from test_store import fill, flip, picture, position_of
+from stores import fill, flip, picture, position_of
 
 from alignvar_arch.cli.main import main
 from alignvar_arch.data.store import Store, codecs, index, writer
