@@ -210,4 +210,4 @@ def table(variants: list[str], seeds: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    common.run(main)

@@ -33,7 +33,6 @@ from quality import METRICS
 from alignvar_arch.archs import AlignVAR, AlignVARTokenizer
 from alignvar_arch.archs.alignvar_arch import BAD, GOOD
 from alignvar_arch.archs.layers.kv_cache import KVCache
-from alignvar_arch.archs.loading import load
 from alignvar_arch.archs.transformer.sampling import choose
 from alignvar_arch.inference.picture import decode
 from alignvar_arch.inference.picture import seeds as own_seeds
@@ -216,14 +215,14 @@ def main() -> None:
         for name, seconds in result["paper"].items():
             whole = result["paper"]["guided" if name.startswith("guided") else "full"]
             print(f"  {name:<16}{seconds:8.2f} s  {whole / seconds:5.2f} times as fast", flush=True)
-    net, tokenizer = load(args.model), load(args.tokenizer)
+    net, tokenizer = common.networks(args.model, args.tokenizer)
     for entry in args.sets:
         name, folder = entry.split("=", 1)
         result[name] = rows = measure_set(net, tokenizer, folder, args.seeds)
         print(f"{name}, {Path(args.model.split(':')[-1]).name}")
         for way, figures in rows.items():
             gain, loss = rows["full"]["seconds"] / figures["seconds"], figures["lpips"] - rows["full"]["lpips"]
-            paper = result["paper"]["full"] / result["paper"][way] if args.depth else gain
+            paper = result["paper"]["full"] / result["paper"][way] if args.depth else 0  # one size alone proves nothing
             worth = min(gain, paper) >= GAIN and loss <= LOSS
             print(f"  {way:<16}psnr {figures['psnr']:6.2f}  ssim {figures['ssim']:.4f}  lpips {figures['lpips']:.4f} "
                   f"({loss:+.4f})  {figures['seconds']:6.2f} s  {gain:5.2f} times as fast"
@@ -233,4 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

@@ -1,6 +1,7 @@
-"""What the benchmarks share: where the shipped networks lie, test pictures under one protocol, the machine in words."""
+"""What benchmarks share: networks, test pictures under one protocol, the machine in words, mistakes in a sentence."""
 import platform
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import alignvar_arch  # noqa: F401 - before basicsr, which does not import without it
@@ -11,11 +12,46 @@ import numpy as np
 import torch
 from basicsr.utils.matlab_functions import imresize
 
+from alignvar_arch.archs import AlignVAR, AlignVARTokenizer
+from alignvar_arch.archs.loading import load
+from alignvar_arch.checkpoints.recognise import recognise
+from alignvar_arch.cli.main import sentence
+from alignvar_arch.errors import Terminated, UserError
+from alignvar_arch.inference.pairing import tokenizer_of, why_unguided
 from alignvar_arch.machine import device_name
 
 TOKENIZER = "alignvar_arch:weights/tokenizer_x4_small.safetensors"
 MODEL = "alignvar_arch:weights/alignvar_x4_small.safetensors"
 SCALE, BATCH = 4, 8
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a script; where it fails, exit with its code: a mistake of the user's is one sentence and 2."""
+    try:
+        code = main()
+    except UserError as error:
+        print(sentence(error), file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
+        code = 130
+    except Terminated:
+        print("terminated.", file=sys.stderr)
+        code = 143
+    if code:
+        sys.exit(code)
+
+
+def networks(model: str, tokenizer: str, guided: bool = False) -> tuple[AlignVAR, AlignVARTokenizer]:
+    """Load a transformer and its tokenizer.
+
+    Raises:
+        UserError: they do not belong together, or the transformer is to be ``guided`` and cannot be.
+    """
+    found = recognise(model, network="AlignVAR")
+    if guided and (problem := why_unguided(found)):
+        raise UserError(f"--guidance: {problem}; give the flag without values.")
+    return load(model), load(tokenizer_of(found, tokenizer))
 
 
 def pairs(folder: str, lr_folder: str | None = None) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:

@@ -22,7 +22,6 @@ from basicsr.utils.matlab_functions import imresize
 from quality import METRICS
 
 from alignvar_arch.archs import AlignVAR, AlignVARTokenizer
-from alignvar_arch.archs.loading import load
 from alignvar_arch.inference.picture import decode, reconstruction, structure
 from alignvar_arch.inference.picture import seeds as own_seeds
 from alignvar_arch.inference.tiles import Place, Tiling, blended
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, help="pictures of each set, by name")
     parser.add_argument("--json", help="file for the figures")
     args = parser.parse_args()
-    net, tokenizer = load(args.model), load(args.tokenizer)
+    net, tokenizer = common.networks(args.model, args.tokenizer, guided=any(args.guidance))
     print(common.machine())
     result = {}
     for name, folders in (entry.split("=", 1) for entry in args.sets):
@@ -100,4 +99,4 @@ def after_each_step(net: AlignVAR, tokenizer: AlignVARTokenizer, lr: torch.Tenso
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

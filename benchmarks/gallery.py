@@ -20,17 +20,20 @@ def main() -> None:
     parser.add_argument("output", help="file to write")
     parser.add_argument("--first", type=int, default=4, help="so many images, by name")
     parser.add_argument("--side", type=int, default=224, help="of a crop, pixels")
-    parser.add_argument("--models", nargs="+", help="these, in this order; all without it")
+    parser.add_argument("--models", nargs="+", metavar="MODEL[=LABEL]", help="these, in this order; all without it")
     args = parser.parse_args()
     report = json.loads((args.report / "report.json").read_text())
     images = sorted(report["images"], key=lambda image: (image["set"], image["image"]))[:args.first]
-    names = args.models or [model["name"] for model in sorted(report["models"], key=lambda m: m["kind"] != "bicubic")]
-    columns = ["GT", *names]
+    known = [model["name"] for model in sorted(report["models"], key=lambda m: m["kind"] != "bicubic")]
+    columns = {"GT": "GT", **dict((f"{entry}={entry}").split("=")[:2] for entry in args.models or known)}
+    for name in columns:
+        if name not in (*known, "GT"):
+            parser.error(f"--models: {args.report} has no {name}, but {', '.join(known)}")
     step = args.side + GAP
     sheet = Image.new("RGB", (step * len(columns) - GAP, LINE + step * len(images) - GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
-    for column, name in enumerate(columns):
-        draw.text((column * step, 1), name, fill=(20, 20, 20), font=font)
+    for column, (name, label) in enumerate(columns.items()):
+        draw.text((column * step, 1), label, fill=(20, 20, 20), font=font)
         for row, image in enumerate(images):
             place = image["gt"] if name == "GT" else image["pictures"][name]
             with Image.open(args.report / place) as picture:

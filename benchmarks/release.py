@@ -3,9 +3,10 @@
     python benchmarks/release.py --photos PHOTOS --minutes 10     # as often as need be
     python benchmarks/release.py --pack alignvar_arch/weights     # then
 
-Each call goes on where one stopped. It works in the current folder, in this order: data (benchmarks/release_data.py),
-then the stages that --stages names by their files in options/release. A stage that is cut off by --minutes has saved
-its state, and continues to the bit. What is finished is left alone.
+with $ALIGNVAR_LPIPS set: perceptual losses are part of the recipe. Each call goes on where one stopped. It works in
+the current folder, in this order: data (benchmarks/release_data.py), then the stages that --stages names by their files
+in options/release. A stage that is cut off by --minutes or a signal has saved its state, and continues to the bit. What
+is finished is left alone.
 """
 import argparse
 import hashlib
@@ -13,13 +14,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import common
 import yaml
 
+from alignvar_arch.archs.lpips import lpips_weights_missing
 from alignvar_arch.checkpoints import write_safetensors
 from alignvar_arch.checkpoints.recognise import recognise
+from alignvar_arch.errors import Terminated, UserError
+from alignvar_arch.inference.pairing import same_codes
+from alignvar_arch.options.reader import force
 
 HERE = Path(__file__).parent
 OPTIONS = HERE.parent / "options/release"
@@ -42,16 +50,20 @@ def main() -> int:
         pack(args.pack)
         return 0
     end = time.monotonic() + 60 * args.minutes if args.minutes is not None else float("inf")
+    waiting = {}
+    for stage in args.stages:
+        opt = yaml.safe_load((OPTIONS / f"{stage}.yml").read_text())
+        force(opt, args.force_yml)
+        if not Path(f"experiments/{opt['name']}/models/net_g_latest.pth").exists():
+            waiting[stage] = opt
+    check_lpips(waiting)
     if not Path(f"{DATA}_lq.lmdb/meta_info.txt").exists():
         if not args.photos:
             parser.error(f"there is no {DATA}_lq.lmdb here; name the photographs with --photos")
         code = subprocess.run([sys.executable, HERE / "release_data.py", *args.photos, "-o", DATA]).returncode
         if code:
             return code
-    for stage in args.stages:
-        name = yaml.safe_load((OPTIONS / f"{stage}.yml").read_text())["name"]
-        if Path(f"experiments/{name}/models/net_g_latest.pth").exists():
-            continue
+    for stage in waiting:
         left = end - time.monotonic()
         if left <= 0:
             print(f"{stage} is next; call again to go on.")
@@ -69,11 +81,29 @@ def main() -> int:
     return 0
 
 
+def check_lpips(stages: dict[str, dict]) -> None:
+    """Raise UserError where one of these options has a perceptual loss, and its weights are not at hand."""
+    for stage, opt in stages.items():
+        for loss in (opt["train"].get("lpips_opt"), opt["train"].get("perceptual_opt")):
+            missing = loss and loss["type"].startswith("LPIPS") and lpips_weights_missing(loss.get("weights"))
+            if missing:
+                raise UserError(f"{stage} learns by LPIPS. {missing}")
+
+
 def pack(folder: str) -> None:
-    """Write the averaged weights of transformer and last tokenizer, fp16, with what they say of themselves."""
-    for stage, name in SHIPPED.items():
+    """Write the averaged weights of transformer and last tokenizer, fp16, with what they say of themselves.
+
+    Raises:
+        UserError: one of them is not trained, or they do not belong together; nothing has been written then.
+    """
+    trained = {}
+    for stage in SHIPPED:
         run = yaml.safe_load((OPTIONS / f"{stage}.yml").read_text())["name"]
-        found = recognise(f"experiments/{run}/models/net_g_latest.pth")
+        trained[stage] = recognise(f"experiments/{run}/models/net_g_latest.pth")
+    if not same_codes(trained["alignvar_x4"].metadata, trained["decoder_x4"].state["quantize.embedding.weight"]):
+        raise UserError("the transformer was trained on other codes than the decoder's; train both from one tokenizer.")
+    for stage, name in SHIPPED.items():
+        found = trained[stage]
         metadata = {**found.metadata, "recipe": f"options/release/{stage}.yml", "license": "Apache-2.0",
                     "card": "alignvar_arch/weights/README.md"}
         path = Path(folder, name)
@@ -83,18 +113,49 @@ def pack(folder: str) -> None:
 
 
 def piece(command: list[str], seconds: float, stdout: IO | None = None) -> int:
-    """Run a training for so long, then let it save; return its exit code."""
-    with subprocess.Popen(command, stdout=stdout) as run:
+    """Run a training for so long, then let it save; return its exit code.
+
+    A signal to this process ends the training in the same way, and is raised when it has ended.
+    """
+    with terminable(), subprocess.Popen(command, stdout=stdout) as run:
         try:
             return run.wait(None if seconds == float("inf") else seconds)
         except subprocess.TimeoutExpired:
-            run.send_signal(signal.SIGTERM)
-        try:
-            return run.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            run.kill()
-            return run.wait()
+            code = end(run)
+            return SAVED if code == -signal.SIGTERM else code  # it was still importing: nothing to save
+        except KeyboardInterrupt:  # a terminal sends it to the training as well
+            try:
+                run.wait(GRACE)
+            finally:
+                end(run)
+            raise
+        except Terminated:
+            end(run)
+            raise
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Have SIGTERM raise Terminated meanwhile."""
+    def stop(_number, _frame):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def end(run: subprocess.Popen) -> int:
+    """Let a training save and end, or kill it if that takes too long; return its exit code."""
+    run.send_signal(signal.SIGTERM)
+    try:
+        return run.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        run.kill()
+        return run.wait()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    common.run(main)

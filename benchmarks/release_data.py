@@ -2,17 +2,19 @@
 
     python benchmarks/release_data.py PHOTOS [PHOTOS …] -o datasets/release
 
-makes datasets/release_gt.lmdb and datasets/release_lq.lmdb, which LMDBPairDataset and PairedImageDataset read. LR is
+makes datasets/release_gt.lmdb and datasets/release_lq.lmdb, which LMDBPairDataset and PairedImageDataset read, of all
+photographs in the folders and their sub-folders. LR is
 
 - bicubic: MATLAB's kernel, as the classic test sets have it;
 - blurred: one of Real-ESRGAN's first-stage kernels, then MATLAB's bicubic, nothing else: a lens and a clean sensor;
 - degraded: Real-ESRGAN's two stages by benchmarks/release_degradation.yml.
 
-What is drawn follows from a crop's number, so that the same photographs give the same stores.
+What is drawn follows from a crop's number, so that the same photographs give the same stores. Both get their names when
+both are made.
 """
 import argparse
+import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,18 +24,18 @@ import common  # before basicsr, which does not import without it
 import torch
 import yaml
 from basicsr.data.realesrgan_dataset import RealESRGANDataset
-from basicsr.utils import imwrite, scandir, tensor2img
+from basicsr.utils import imwrite, tensor2img
 from basicsr.utils.img_process_util import filter2D
 from basicsr.utils.matlab_functions import imresize
-from PIL import Image
 from torch.utils.data import default_collate
 
 from alignvar_arch.cli.main import main as basicsr
+from alignvar_arch.data.photos import find_photos, read_photo
+from alignvar_arch.errors import UserError
 from alignvar_arch.models.degradation import Degradation
 from alignvar_arch.training import rng
 
 KINDS = ("bicubic", "blurred", "degraded")
-ENDINGS = (".png", ".jpg", ".jpeg")
 DEGRADATION = Path(__file__).parent / "release_degradation.yml"
 
 
@@ -44,35 +46,52 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=256, help="side of a crop of GT")
     parser.add_argument("--most", type=int, default=32, help="crops of a photograph, which gets as many as it has room")
     args = parser.parse_args()
-    folders = {name: Path(f"{args.output}_{name}") for name in ("gt", "lq")}
+    stores = {name: Path(f"{args.output}_{name}.lmdb") for name in ("gt", "lq")}
+    if all(store.exists() for store in stores.values()):
+        raise UserError(f"--output: {stores['gt']} and {stores['lq']} are there already; delete them, or name others.")
+    work = Path(args.output).with_name(f".{Path(args.output).name}.part")
+    shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
     number = 0
     for key, gt, lq in pairs(args.photos, args.crop, args.most):
         for name, picture in (("gt", gt), ("lq", lq)):
-            imwrite(tensor2img(picture), str(folders[name] / f"{key}.png"))
+            imwrite(tensor2img(picture), str(work / name / f"{key}.png"))
         number += 1
-    for folder in folders.values():
-        code = basicsr(["lmdb", "create", str(folder), "-o", f"{folder}.lmdb", "--codec", "raw"])
+    if not number:
+        raise UserError(f"no photograph in {', '.join(args.photos)} has room for a crop of {args.crop} x {args.crop}.")
+    for name in stores:
+        code = basicsr(["lmdb", "create", str(work / name), "-o", str(work / f"{name}.lmdb"), "--codec", "raw"])
         if code:
             raise SystemExit(code)
-        shutil.rmtree(folder)
+    for name, store in stores.items():
+        if not store.exists():
+            (work / f"{name}.lmdb").rename(store)
+        elif _listed(store) != _listed(work / f"{name}.lmdb"):
+            raise UserError(f"--output: {store} is there already, of other photographs; delete it, or name another.")
+    shutil.rmtree(work)
     print(f"{number} pairs")
 
 
+def _listed(store: Path) -> str:
+    return (store / "meta_info.txt").read_text()
+
+
 def pairs(folders: list[str], side: int, most: int) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Yield name, GT (1, 3, side, side) and LR of all crops, in [0, 1]."""
+    """Yield name, GT (1, 3, side, side) and LR of all crops, in [0, 1].
+
+    Raises:
+        UserError: a folder is missing or holds no photographs, or one cannot be read.
+    """
     values = yaml.safe_load(DEGRADATION.read_text())
     number = 0
     for folder in folders:
-        names = sorted(scandir(folder, ENDINGS))
-        with tempfile.NamedTemporaryFile("w", suffix=".txt") as listing:
-            listing.writelines(f"{name}\n" for name in names)
-            listing.flush()
-            data = {**values, "gt_size": side, "scale": common.SCALE, "phase": "train", "dataroot_gt": folder,
-                    "meta_info": listing.name, "io_backend": {"type": "disk"}, "use_hflip": False, "use_rot": False}
-            photographs = RealESRGANDataset(data)
+        photos = find_photos(folder)
+        data = {**values, "gt_size": side, "scale": common.SCALE, "phase": "train", "dataroot_gt": folder,
+                "meta_info": os.devnull, "io_backend": {"type": "disk"}, "use_hflip": False, "use_rot": False}
+        photographs = RealESRGANDataset(data)
+        photographs.paths = [str(photo.path) for photo in photos]  # its list would cut names at a space
         degrade = Degradation({**data, "datasets": {"train": data}}, torch.device("cpu"))
-        for index, name in enumerate(names):
-            width, height = Image.open(Path(folder, name)).size
+        for index, photo in enumerate(photos):
+            height, width, _ = read_photo(photo).shape
             for _ in range(min(most, width * height // side ** 2)):
                 rng.seed(number)
                 item = default_collate([photographs[index]])
@@ -81,9 +100,9 @@ def pairs(folders: list[str], side: int, most: int) -> Iterator[tuple[str, torch
                 if kind != "degraded":
                     sharp = filter2D(gt, item["kernel1"]) if kind == "blurred" else gt
                     lq = imresize(sharp[0], 1 / common.SCALE)[None]
-                yield f"{number:05d}_{Path(name).stem}", gt, lq
+                yield f"{number:05d}_{photo.path.stem}", gt, lq
                 number += 1
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

@@ -13,7 +13,6 @@ import common
 import torch
 
 from alignvar_arch.archs.alignvar_arch import AlignVAR
-from alignvar_arch.archs.loading import load
 from alignvar_arch.archs.tokenizer_arch import AlignVARTokenizer
 from alignvar_arch.metrics.tokens import scale_accuracy, scale_cross_entropy
 
@@ -66,7 +65,7 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=8, help="most crops a photograph")
     parser.add_argument("--json", help="file for the figures")
     args = parser.parse_args()
-    tokenizer, model = load(args.tokenizer), load(args.model)
+    model, tokenizer = common.networks(args.model, args.tokenizer)
     spans, codes = tokenizer.schedule.spans, tokenizer.quantize.codebook_size
     print(common.machine())
     counted, _ = tokenise(tokenizer, *crops(args.train, tokenizer.image_side, args.crops))
@@ -101,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

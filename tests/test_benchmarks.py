@@ -63,6 +63,25 @@ def test_tokens_counts_and_compares(run, files, capsys):
     assert "below unigram" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("name", "arguments"), [
+    ("curves.py", ["--sets", "two=pictures", "--guidance"]), ("cheaper.py", ["--depth", "0"]),
+    ("tokens.py", ["--train", "pictures", "--test", "two=pictures"])])
+def test_networks_that_do_not_belong_together_are_not_measured(run, files, name, arguments, tmp_path, capsys):
+    other = str(tmp_path / "other.safetensors")
+    checkpoints.write_safetensors(other, small.transformer(**LOCAL).state_dict(),
+                                  {"network": json.dumps(NETWORKS["model"]), "codebook": "another"})
+    with pytest.raises(SystemExit) as stop:
+        run(name, *arguments, *files["both"], "--model", other)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "on the codes of another tokenizer" in said and len(said.splitlines()) == 1
+
+
+def test_a_model_that_cannot_be_guided_has_no_curve_of_guidance(run, files, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("curves.py", "--sets", f"two={files['pictures']}", *files["both"])
+    assert stop.value.code == 2 and "give the flag without values" in capsys.readouterr().err
+
+
 def test_quality_compares_methods(run, files, monkeypatch, shared):
     monkeypatch.setenv("ALIGNVAR_LPIPS", str(shared / "data" / "weights"))
     run("quality.py", "--sets", f"two={files['pictures']}", "--json", files["json"], *files["both"])

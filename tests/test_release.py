@@ -3,8 +3,10 @@ import functools
 import json
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import yaml
 from basicsr.utils.matlab_functions import imresize
 from skimage import data
 
-from alignvar_arch import Upscaler
+from alignvar_arch import Upscaler, checkpoints
 from alignvar_arch.data.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -39,24 +41,23 @@ def lpips(tmp_path_factory) -> Iterator[None]:
 def there(tmp_path_factory) -> Path:
     """A folder where the release's data have been made of two photographs."""
     folder = tmp_path_factory.mktemp("release")
-    photos = folder / "photos"
-    photos.mkdir()
-    for name in ("coffee", "rocket"):
-        cv2.imwrite(str(photos / f"{name}.png"), getattr(data, name)()[..., ::-1])
+    for name, path in (("coffee", "photos/a cup of coffee.PNG"), ("rocket", "photos/more/rocket.jpg")):
+        (folder / path).parent.mkdir(parents=True)
+        cv2.imwrite(str(folder / path), getattr(data, name)()[..., ::-1])
     make(folder, "datasets/release")
     return folder
 
 
 def make(folder: Path, output: str) -> None:
-    subprocess.run([sys.executable, ROOT / "benchmarks/release_data.py", "photos", "-o", output, "--crop", "128",
-                    "--most", "3"], cwd=folder, check=True, capture_output=True, timeout=180)
+    script("release_data.py", "photos", "-o", output, "--crop", "128", "--most", "3", cwd=folder)
 
 
-def script(name: str, *arguments: str, cwd: Path) -> str:
+def script(name: str, *arguments: str, cwd: Path, code: int = 0) -> str:
+    """Return what a benchmark prints, or what it says where it fails."""
     done = subprocess.run([sys.executable, ROOT / "benchmarks" / name, *arguments], cwd=cwd, capture_output=True,
                           text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    assert done.returncode == code, done.stderr[-2000:]
+    return done.stderr if code else done.stdout
 
 
 def detail(image: np.ndarray) -> float:
@@ -67,7 +68,7 @@ def test_each_crop_has_its_kind_of_lr_in_turn(there):
     gts, lqs = (Store(str(there / f"datasets/release_{part}.lmdb")) for part in ("gt", "lq"))
     keys = [line.split()[0].removesuffix(".png") for line in
             (there / "datasets/release_gt.lmdb/meta_info.txt").read_text().splitlines()]
-    assert len(keys) == 6 and {key.split("_")[1] for key in keys} == {"coffee", "rocket"}
+    assert len(keys) == 6 and {key.split("_")[1] for key in keys} == {"a%20cup%20of%20coffee", "rocket"}
     for number, key in enumerate(sorted(keys)):
         assert int(key.split("_")[0]) == number
         gt, lq = gts.image(key), lqs.image(key)
@@ -81,12 +82,38 @@ def test_each_crop_has_its_kind_of_lr_in_turn(there):
 
 
 def test_the_same_photographs_give_the_same_data(there):
+    """And so does a call that goes on where one was killed."""
+    stale = there / "datasets/.again.part/gt/00500_of_other_photographs.png"
+    stale.parent.mkdir(parents=True)
+    cv2.imwrite(str(stale), np.zeros((128, 128, 3), np.uint8))
+    shutil.copytree(there / "datasets/release_gt.lmdb", there / "datasets/again_gt.lmdb")  # the first of two names
     make(there, "datasets/again")
     for name in ("gt", "lq"):
         one, other = (Store(str(there / f"datasets/{start}_{name}.lmdb")) for start in ("release", "again"))
-        for line in (there / f"datasets/again_{name}.lmdb/meta_info.txt").read_text().splitlines():
-            key = line.split()[0].removesuffix(".png")
+        assert one.keys == other.keys
+        for key in one.keys:
             assert np.array_equal(one.image(key), other.image(key))
+    assert not stale.parent.parent.exists()
+    said = script("release_data.py", "photos", "-o", "datasets/again", cwd=there, code=2)
+    assert "are there already" in said and len(said.splitlines()) == 1
+    shutil.rmtree(there / "datasets/again_lq.lmdb")
+    said = script("release_data.py", "photos/more", "-o", "datasets/again", "--crop", "128", "--most", "1", cwd=there,
+                  code=2)
+    assert "again_gt.lmdb is there already, of other photographs" in said
+    assert not (there / "datasets/again_lq.lmdb").exists()
+
+
+@pytest.mark.parametrize(("photos", "crop", "words"), [
+    ("nowhere", "128", "there is no folder nowhere"), ("empty", "128", "the folder empty holds no photographs"),
+    ("photos", "700", "no photograph in photos has room for a crop of 700 x 700"),
+    ("broken", "128", "broken/a.png"),
+])
+def test_photographs_that_cannot_be_used_are_one_sentence(there, photos, crop, words):
+    for name in ("empty", "broken"):
+        (there / name).mkdir(exist_ok=True)
+    (there / "broken/a.png").write_bytes(b"no image")
+    said = script("release_data.py", photos, "-o", "datasets/none", "--crop", crop, cwd=there, code=2)
+    assert words in said and len(said.splitlines()) == 1 and not list((there / "datasets").glob("none*"))
 
 
 def test_the_stages_are_trained_in_pieces_until_all_is_done(there):
@@ -108,6 +135,53 @@ def test_the_stages_are_trained_in_pieces_until_all_is_done(there):
     upscale = Upscaler.from_file(str(there / "alignvar_x4_small.safetensors"),
                                  str(there / "tokenizer_x4_small.safetensors"), device="cpu")
     assert upscale(np.zeros((5, 7, 3), np.uint8)).shape == (20, 28, 3)
+
+
+def test_a_stage_that_is_cut_off_while_it_starts_goes_on(there):
+    shutil.rmtree(there / "experiments/release_swinir_x4", ignore_errors=True)
+    flags = ["--stages", "swinir_x4", "--force_yml", *SHORT]
+    assert "swinir_x4 is saved; call again" in script("release.py", "--minutes", "0.01", *flags, cwd=there)
+
+
+def test_a_signal_to_the_script_lets_the_training_save(there):
+    run = there / "experiments/release_swinir_x4"
+    shutil.rmtree(run, ignore_errors=True)
+    command = [sys.executable, ROOT / "benchmarks/release.py", "--stages", "swinir_x4", "--force_yml", *SHORT,
+               "train:total_iter=100000", "logger:print_freq=1"]
+    with subprocess.Popen(command, cwd=there, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as script:
+        try:
+            deadline = time.monotonic() + 120
+            while not any("eta:" in log.read_text() for log in run.glob("train_*.log")):
+                assert script.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+            script.send_signal(signal.SIGTERM)
+            _, said = script.communicate(timeout=60)
+        finally:
+            script.kill()
+    assert script.returncode == 143 and said.rstrip().endswith("terminated.")
+    assert list((run / "training_states").glob("*.state"))  # by then, and no training writes on
+    shutil.rmtree(run)
+
+
+def test_the_recipe_is_not_trained_without_its_perceptual_loss(there, monkeypatch, tmp_path):
+    monkeypatch.setenv("ALIGNVAR_LPIPS", str(tmp_path))
+    (tmp_path / "datasets").symlink_to(there / "datasets")
+    for stage in ("tokenizer_x4", "esrgan_x4"):
+        said = script("release.py", "--stages", stage, cwd=tmp_path, code=2)
+        assert f"{stage} learns by LPIPS. LPIPS has no weights here" in said and len(said.splitlines()) == 1
+    assert "swinir_x4 is next" in script("release.py", "--stages", "swinir_x4", "--minutes", "0", cwd=tmp_path)
+
+
+def test_nothing_is_packed_of_what_is_not_trained_or_does_not_belong_together(tmp_path):
+    said = script("release.py", "--pack", ".", cwd=tmp_path, code=2)
+    assert "release_decoder_x4/models/net_g_latest.pth" in said and len(said.splitlines()) == 1
+    for stage, network, metadata in (("decoder", small.tokenizer(), {}),
+                                     ("alignvar", small.transformer(), {"codebook": "another"})):
+        path = tmp_path / f"experiments/release_{stage}_x4/models/net_g_latest.pth"
+        path.parent.mkdir(parents=True)
+        checkpoints.write_pth(str(path), {"params_ema": network.state_dict(), "metadata": metadata})
+    assert "was trained on other codes" in script("release.py", "--pack", ".", cwd=tmp_path, code=2)
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_a_stage_that_is_cut_off_is_saved_and_goes_on(there):

@@ -18,7 +18,7 @@ from alignvar_arch.models import pairing
 from alignvar_arch.models.checks import check_range
 from alignvar_arch.models.sampling import check_sampling, sampling
 from alignvar_arch.models.stepping import PRECISIONS
-from alignvar_arch.models.tokenizer_model import AlignVARTokenizerModel, check_tokenizer
+from alignvar_arch.models.tokenizer_model import AlignVARTokenizerModel, check_tokenizer, perceptual_loss
 
 
 @MODEL_REGISTRY.register()
@@ -74,8 +74,8 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
         check_range(opt, "val.sample_seed", 0, whole=True)
 
     @staticmethod
-    def depends_on(train: dict) -> dict[str, int]:
-        return {}
+    def depends_on(train: dict) -> dict[str, object]:
+        return perceptual_loss(train)
 
     def model_to_device(self, net):
         if hasattr(net, "quantize"):  # not the discriminator

@@ -52,11 +52,12 @@ class AlignVARTokenizerModel(TokenModel):
         check_tokenizer(opt, losses=("pixel_opt", "vq_opt"))
 
     @staticmethod
-    def depends_on(train: dict) -> dict[str, int]:
-        """Return what a run's course depends on that is no option itself: it follows from ``total_iter``."""
+    def depends_on(train: dict) -> dict[str, object]:
+        """Return what a run's course depends on that is no option itself: it follows from ``total_iter``, or from which
+        files are at hand."""
         every = train.get("revive_freq", 50)
         last = every * int(_revive_until(train) // every) if every else 0
-        return {"the last iteration that revives codes": last}
+        return {"the last iteration that revives codes": last, **perceptual_loss(train)}
 
     def build_losses(self):
         train_opt = self.opt["train"]
@@ -64,13 +65,11 @@ class AlignVARTokenizerModel(TokenModel):
         if train_opt.get("vq_opt"):  # the third stage has none
             self.cri_vq = build_loss(train_opt["vq_opt"]).to(self.device)
         self.cri_lpips = None
-        lpips_opt = train_opt.get("lpips_opt")
-        if lpips_opt:
-            missing = lpips_weights_missing(lpips_opt.get("weights"))
-            if missing:
-                get_root_logger().warning(f"Training goes on without the perceptual loss. {missing}")
-            else:
-                self.cri_lpips = build_loss(lpips_opt).to(self.device)
+        missing = _lpips_missing(train_opt)
+        if missing:
+            get_root_logger().warning(f"Training goes on without the perceptual loss. {missing}")
+        elif train_opt.get("lpips_opt"):
+            self.cri_lpips = build_loss(train_opt["lpips_opt"]).to(self.device)
 
     def setup_optimizers(self):
         super().setup_optimizers()
@@ -227,6 +226,17 @@ def check_tokenizer(opt: dict, losses: tuple[str, ...]) -> None:
     check_range(opt, "train.revive_until", 0)
     check_range(opt, "train.scale_dropout", 0, 1)
     adversary.check_options(opt, side)
+
+
+def _lpips_missing(train: dict) -> str | None:
+    """Return which weights the perceptual loss that is asked for lacks, in a sentence."""
+    asked = train.get("lpips_opt")
+    return lpips_weights_missing(asked.get("weights")) if asked else None
+
+
+def perceptual_loss(train: dict) -> dict[str, str]:
+    """Return that the perceptual loss is off though asked for, which must not change while a run goes on."""
+    return {"the perceptual loss": "off for want of its weights"} if _lpips_missing(train) else {}
 
 
 def _revive_until(train: dict) -> float:
