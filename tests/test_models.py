@@ -87,6 +87,14 @@ def test_tokenizer_trains_validates_and_says_that_lpips_is_off(options):
     assert list(Path("tb_logger/tokenizer").glob("events*"))
 
 
+def test_a_run_without_the_perceptual_loss_does_not_go_on_with_it(options, monkeypatch, tmp_path, capsys):
+    assert main(["train", "-opt", write(options)]) == 0
+    monkeypatch.setenv("ALIGNVAR_LPIPS", str(small.lpips_weights(tmp_path / "random")))
+    options["train"]["total_iter"] = 6
+    assert main(["train", "-opt", write(options), "--auto_resume"]) == 2
+    assert "the perceptual loss was 'off for want of its weights' and is 'on'" in capsys.readouterr().err
+
+
 def test_alignvar_trains_logs_by_scale_resumes_and_tests(transformer_options):
     opt = transformer_options
     assert main(["train", "-opt", write(opt)]) == 0

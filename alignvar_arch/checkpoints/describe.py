@@ -45,12 +45,22 @@ def describe(found: Found, scales: Sequence[int] | None = None, phi_on_last: boo
         return _transformer(found, scales)
 
 
-def _by_itself(found: Found, scales: Sequence[int] | None, phi_on_last: bool | None) -> Description:
+def stored_network(found: Found) -> dict:
+    """Returns `type` and arguments of the network, as the metadata say them.
+
+    Raises:
+        UserError: they say none.
+    """
     try:
         network = json.loads(found.metadata["network"])
         network["type"]
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{found.path} has metadata that describe no network; fetch it again.") from error
+    return network
+
+
+def _by_itself(found: Found, scales: Sequence[int] | None, phi_on_last: bool | None) -> Description:
+    network = stored_network(found)
     if not isinstance(network.get("phi_on_last", True), bool):
         raise UserError(f"{found.path} has metadata with phi_on_last {network['phi_on_last']!r}, which is neither true "
                         "nor false; fetch it again.")

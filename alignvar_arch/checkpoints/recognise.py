@@ -74,10 +74,10 @@ def recognise(path: str, param_key: str | None = None, network: str | None = Non
     if key is None:
         wanted = f"under {param_key!r} " if param_key else ""
         raise UserError(f"{path} has no weights {wanted}that are known here; it holds {', '.join(states)}.")
-    return inspect(path, key, states, metadata)
+    return identify(path, key, states, metadata)
 
 
-def inspect(path: str, key: str, states: dict[str, dict[str, torch.Tensor]], metadata: dict[str, str]) -> Found:
+def identify(path: str, key: str, states: dict[str, dict[str, torch.Tensor]], metadata: dict[str, str]) -> Found:
     """Tells what one of the state dicts that `read` returned holds."""
     state = {name.removeprefix("module."): value for name, value in states[key].items()}
     if "shared_ada_lin.1.weight" in state:
@@ -107,4 +107,4 @@ def _kind(key: str, state: dict, states: dict, metadata: dict[str, str]) -> str:
 
 
 def _is_var(state: dict) -> bool:
-    return "pos_1LC" in state
+    return not {"pos_1LC", "module.pos_1LC"}.isdisjoint(state)

@@ -18,7 +18,7 @@ from basicsr.utils.dist_util import master_only
 from alignvar_arch import checkpoints
 from alignvar_arch.checkpoints.fit import fit, table
 from alignvar_arch.checkpoints.maps import is_public
-from alignvar_arch.checkpoints.recognise import NESTED, inspect
+from alignvar_arch.checkpoints.recognise import NESTED, identify
 from alignvar_arch.errors import UserError
 
 
@@ -91,6 +91,15 @@ def _with_adamw(get_optimizer):
     return wrapper
 
 
+# Networks that are given and stay as they are: of their files the average is wanted.
+FROZEN = ("network_tokenizer", "network_transformer")
+
+
+def param_key(paths: dict, key: str) -> str | None:
+    """Returns the state dict that the options' block `path` asks for, of the network under `key`."""
+    return paths.get(f"param_key_{key.removeprefix('network_')}", "params_ema" if key in FROZEN else "params")
+
+
 def select(states: dict, name: str, param_key: str | None, path: str) -> tuple[dict, str]:
     """Picks the state dict of the network `name` and returns it with its key; names in it lose a leading 'module.'.
 
@@ -155,7 +164,7 @@ def weights_for(own: dict, name: str, path: str, param_key: str | None, strict: 
     states, metadata = checkpoints.read(path)
     loaded, key = select(states, name, param_key, path)
     if name in NESTED:
-        found = inspect(path, key, states, metadata)
+        found = identify(path, key, states, metadata)
         if found.network not in (name, None):
             raise UserError(f"{path} holds {found.label}, and no {name}.")
         if is_public(found.kind):

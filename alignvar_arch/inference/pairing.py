@@ -17,7 +17,12 @@ def why_unguided(found: Found) -> str | None:
         return None
     if "bad_quality_rate" not in found.metadata:
         return f"{found.path} does not say whether it was trained with bad-quality samples, which guidance needs"
-    return NOT_GUIDED if float(found.metadata["bad_quality_rate"]) == 0 else None
+    try:
+        rate = float(found.metadata["bad_quality_rate"])
+    except ValueError:
+        return (f"{found.path} has metadata with bad_quality_rate {found.metadata['bad_quality_rate']!r}, which is no "
+                "number")
+    return NOT_GUIDED if rate == 0 else None
 
 
 def same_codes(metadata: dict[str, str], embedding: torch.Tensor) -> bool:

@@ -10,7 +10,7 @@ from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 from alignvar_arch.archs.alignvar_arch import BAD, GOOD
 from alignvar_arch.archs.tokenizer.codebook import codebook_hash
 from alignvar_arch.archs.tokenizer_arch import Encoded, bicubic
-from alignvar_arch.checkpoints.recognise import recognise
+from alignvar_arch.compat.networks import param_key
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference.colour import COLOURS
 from alignvar_arch.inference.pairing import NOT_GUIDED, why_unguided
@@ -22,7 +22,7 @@ from alignvar_arch.models import pairing
 from alignvar_arch.models.base import TokenModel
 from alignvar_arch.models.cached_tokens import CachedTokens
 from alignvar_arch.models.cached_tokens import check_options as check_cache
-from alignvar_arch.models.checks import check_geometry, check_range, check_same_network
+from alignvar_arch.models.checks import check_geometry, check_range, check_same_network, chosen
 from alignvar_arch.models.sampling import check_sampling, sampling
 from alignvar_arch.models.scale_log import ScaleLog
 
@@ -53,7 +53,7 @@ class AlignVARModel(TokenModel):
         self.tokenizer = build_network(opt["network_tokenizer"]).to(self.device).eval().requires_grad_(False)
         self.load_network(self.tokenizer, opt["path"]["pretrain_network_tokenizer"],
                           opt["path"].get("strict_load_tokenizer", True),
-                          opt["path"].get("param_key_tokenizer", "params_ema"))
+                          param_key(opt["path"], "network_tokenizer"))
         self.scale_log = ScaleLog(self.tokenizer.schedule.sides)
         super().__init__(opt)
 
@@ -64,7 +64,7 @@ class AlignVARModel(TokenModel):
         check_geometry(opt, "network_tokenizer")
         check_same_network(opt, "network_tokenizer")
         if opt["path"].get("pretrain_network_g"):
-            pairing.check_codes(opt, "network_g", "network_tokenizer", "param_key_tokenizer", "params_ema")
+            pairing.check_codes(opt, "network_g", "network_tokenizer")
         if opt["is_train"]:
             _check_losses(opt["train"])
             check_range(opt, "train.bad_quality_rate", 0, 1)
@@ -235,6 +235,6 @@ def _check_guidance(opt: dict) -> None:
     if opt["is_train"]:
         problem = None if opt["train"].get("bad_quality_rate", 0.0) else NOT_GUIDED
     else:
-        problem = why_unguided(recognise(opt["path"]["pretrain_network_g"], network="AlignVAR"))
+        problem = why_unguided(chosen(opt, "network_g"))
     if problem:
         raise UserError(f"val.guidance: {problem}; set val.guidance to 0.")

@@ -1,13 +1,15 @@
 """What both AlignVAR models refuse in options, before anything is made: geometry, steps, weights of other settings."""
 import inspect
-import json
 import math
 
 from basicsr.utils.registry import ARCH_REGISTRY
 
+from alignvar_arch import checkpoints
 from alignvar_arch.archs.tokenizer.guided import SCALE
 from alignvar_arch.archs.tokenizer_arch import reduction
-from alignvar_arch.checkpoints.recognise import recognise
+from alignvar_arch.checkpoints.describe import stored_network
+from alignvar_arch.checkpoints.recognise import Found, identify
+from alignvar_arch.compat.networks import param_key, select
 from alignvar_arch.errors import UserError
 from alignvar_arch.models import degradation
 from alignvar_arch.models.stepping import PRECISIONS
@@ -100,6 +102,18 @@ def check_range(opt: dict, path: str, low: float, high: float = math.inf, whole:
         opt[block][key] = int(value)
 
 
+def chosen(opt: dict, key: str, asked: str | None = None) -> Found:
+    """Return the state dict that loading takes for the network under ``key``, or would, were ``asked`` asked for.
+
+    Raises:
+        UserError: the file cannot be read, or has no such state dict.
+    """
+    path = opt["path"][f"pretrain_{key}"]
+    states, metadata = checkpoints.read(path)
+    place = select(states, opt[key]["type"], asked or param_key(opt["path"], key), path)[1]
+    return identify(path, place, states, metadata)
+
+
 def check_same_network(opt: dict, key: str) -> dict[str, str]:
     """Raise UserError where weights say that they belong to other settings than ``opt[key]``, shapes aside.
 
@@ -107,7 +121,7 @@ def check_same_network(opt: dict, key: str) -> dict[str, str]:
         The metadata of the weights.
     """
     path, given = opt["path"][f"pretrain_{key}"], arguments(opt[key])
-    found = recognise(path, network=opt[key]["type"])
+    found = chosen(opt, key)
     if found.kind == "varsr-tokenizer" and "network" not in found.metadata and given["phi_on_last"]:
         raise UserError(f"{key}.phi_on_last: is true, but {path} has its tokenizer where VARSR has it, which goes "
                         "without phi on the last scale; set false, or, where the file is VAR's, convert it with "
@@ -115,7 +129,10 @@ def check_same_network(opt: dict, key: str) -> dict[str, str]:
     # VAR gives a network of other settings its beginning; sizes have been compared by then.
     if found.kind == "var" or "network" not in found.metadata:
         return found.metadata
-    stored = arguments(json.loads(found.metadata["network"]))
+    stored = stored_network(found)
+    if stored["type"] != opt[key]["type"]:
+        raise UserError(f"path.pretrain_{key}: {path} says that it holds {stored['type']}, and no {opt[key]['type']}.")
+    stored = arguments(stored)
     # SCA may be new to weights of VARSR, which have none; stochastic depth is a matter of training, and in no weight.
     free = {"drop_path"} | ({"sca"} if found.kind == "varsr" else set())
     for name in given:

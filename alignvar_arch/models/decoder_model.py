@@ -12,6 +12,7 @@ import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import MODEL_REGISTRY
 
+from alignvar_arch.compat.networks import param_key
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference.picture import picture, structure
 from alignvar_arch.models import pairing
@@ -42,7 +43,7 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
         net = build_network(opt["network_transformer"]).to(self.device).eval().requires_grad_(False)
         self.load_network(net, opt["path"]["pretrain_network_transformer"],
                           opt["path"].get("strict_load_transformer", True),
-                          opt["path"].get("param_key_transformer", "params_ema"))
+                          param_key(opt["path"], "network_transformer"))
         self.transformer = net
         precision = PRECISIONS[opt["train"].get("precision", "fp32")]
         self.predictor = net if precision is None else copy.deepcopy(net).to(precision)
@@ -68,7 +69,7 @@ class AlignVARDecoderModel(AlignVARTokenizerModel):
             if not path.get(f"pretrain_{key}"):
                 raise UserError(f"path.pretrain_{key}: missing; train tokenizer and transformer first.")
         pairing.check_sizes(opt, "network_transformer", "network_g")
-        pairing.check_codes(opt, "network_transformer", "network_g", "param_key_g", "params")
+        pairing.check_codes(opt, "network_transformer", "network_g", averaged=train.get("ema_decay", 0) > 0)
         for block in ("train", "val"):
             check_sampling(opt, block)
         check_range(opt, "val.sample_seed", 0, whole=True)

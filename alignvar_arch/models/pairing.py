@@ -1,9 +1,8 @@
 """What options with a tokenizer and a transformer refuse: two that do not belong together."""
-from alignvar_arch import checkpoints
-from alignvar_arch.compat.networks import select
+from alignvar_arch.checkpoints.recognise import Found
 from alignvar_arch.errors import UserError
 from alignvar_arch.inference.pairing import same_codes
-from alignvar_arch.models.checks import arguments, check_same_network
+from alignvar_arch.models.checks import arguments, check_same_network, chosen
 
 
 def check_sizes(opt: dict, transformer: str, tokenizer: str) -> None:
@@ -15,20 +14,27 @@ def check_sizes(opt: dict, transformer: str, tokenizer: str) -> None:
                             "must be built for the tokenizer that it goes with: make them equal.")
 
 
-def check_codes(opt: dict, transformer: str, tokenizer: str, option: str, default: str) -> None:
+def check_codes(opt: dict, transformer: str, tokenizer: str, averaged: bool = False) -> None:
     """Raise UserError where the transformer's weights are of other settings, or were trained on other codes.
 
     Args:
         opt: complete options; both have weights.
         transformer, tokenizer: keys of the networks.
-        option, default: the option of ``path`` that names the state dict of the tokenizer's file, and its default.
+        averaged: whether the tokenizer has an average beside it, which begins with the file's 'params_ema'.
     """
     metadata = check_same_network(opt, transformer)
-    path, own = opt["path"][f"pretrain_{tokenizer}"], opt["path"][f"pretrain_{transformer}"]
-    states = checkpoints.read(path)[0]
-    state, key = select(states, opt[tokenizer]["type"], opt["path"].get(option, default), path)
-    embedding = state.get("quantize.embedding.weight")
-    if embedding is not None and not same_codes(metadata, embedding):
-        other = f", or set path.{option} to params_ema" if key != "params_ema" and "params_ema" in states else ""
-        raise UserError(f"path.pretrain_{tokenizer}: {own} was trained on other codes than those of {path} under "
-                        f"{key}; take two that belong together{other}.")
+    taken = average = chosen(opt, tokenizer)
+    if "params_ema" in taken.beside:
+        average = chosen(opt, tokenizer, "params_ema")
+    for found in (taken, average) if averaged else (taken,):
+        if not _fits(metadata, found):
+            better = found is not average and _fits(metadata, average)
+            option = f"path.param_key_{tokenizer.removeprefix('network_')}"
+            raise UserError(f"path.pretrain_{tokenizer}: {opt['path'][f'pretrain_{transformer}']} was trained on other "
+                            f"codes than those of {found.path} under {found.key}; take two that belong together"
+                            f"{f', or set {option} to params_ema' if better else ''}.")
+
+
+def _fits(metadata: dict[str, str], tokenizer: Found) -> bool:
+    embedding = tokenizer.state.get("quantize.embedding.weight")
+    return embedding is None or same_codes(metadata, embedding)

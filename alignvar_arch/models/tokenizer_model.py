@@ -235,8 +235,10 @@ def _lpips_missing(train: dict) -> str | None:
 
 
 def perceptual_loss(train: dict) -> dict[str, str]:
-    """Return that the perceptual loss is off though asked for, which must not change while a run goes on."""
-    return {"the perceptual loss": "off for want of its weights"} if _lpips_missing(train) else {}
+    """Return whether the perceptual loss, where it is asked for, is on: a run must go on as it began."""
+    if not train.get("lpips_opt"):
+        return {}
+    return {"the perceptual loss": "off for want of its weights" if _lpips_missing(train) else "on"}
 
 
 def _revive_until(train: dict) -> float:

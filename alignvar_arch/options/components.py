@@ -12,7 +12,7 @@ from basicsr.losses import basic_loss  # noqa: F401 - registers BasicSR's losses
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY
 
 from alignvar_arch import checkpoints
-from alignvar_arch.compat.networks import weights_for
+from alignvar_arch.compat.networks import param_key, weights_for
 from alignvar_arch.compat.registries import find, nearest
 from alignvar_arch.errors import UserError
 from alignvar_arch.options.values import COUNT, FLAG, NOT_NEGATIVE, check_types
@@ -144,7 +144,7 @@ def check_weights(opt: dict, key: str, network: torch.nn.Module) -> None:
         raise UserError(f"{option}: is {path!r}, but must be the path of a file.")
     try:
         paths[f"pretrain_{key}"] = path = checkpoints.resolve(path)
-        weights_for(network.state_dict(), opt[key]["type"], path, paths.get(f"param_key_{label}", "params"),
+        weights_for(network.state_dict(), opt[key]["type"], path, param_key(paths, key),
                     paths.get(f"strict_load_{label}", True))
     except UserError as error:
         raise UserError(f"{option}: {error}") from error
