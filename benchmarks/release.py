@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -125,7 +125,8 @@ def piece(command: list[str], seconds: float, stdout: IO | None = None) -> int:
             return SAVED if code == -signal.SIGTERM else code  # it was still importing: nothing to save
         except KeyboardInterrupt:  # a terminal sends it to the training as well
             try:
-                run.wait(GRACE)
+                with suppress(subprocess.TimeoutExpired):
+                    run.wait(GRACE)
             finally:
                 end(run)
             raise
