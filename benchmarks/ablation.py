@@ -19,7 +19,6 @@ scale of 3×3, the squared error left at the last scale, over the planted one, a
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -153,8 +152,8 @@ def diagnose(variants: list[str], seed: int, sets: list[str], end: float, forced
         files.append(folder / f"{variant}.yml")
         files[-1].write_text(yaml.safe_dump(opt))
     shutil.rmtree(output, ignore_errors=True)  # of other variants, or cut off
-    code = subprocess.run([sys.executable, "-m", "alignvar_arch", "diagnose", "-opt", *map(str, files), "--sets", *sets,
-                           "--limit", str(DIAGNOSED), "--plant", str(PLANT), "-o", str(output)]).returncode
+    code = piece([sys.executable, "-m", "alignvar_arch", "diagnose", "-opt", *map(str, files), "--sets", *sets,
+                  "--limit", str(DIAGNOSED), "--plant", str(PLANT), "-o", str(output)])
     if code > 1:  # 1: some pictures could not be used, the others are done
         return code
     content = json.loads((output / "diagnose.json").read_text())

@@ -51,7 +51,12 @@ def networks(model: str, tokenizer: str, guided: bool = False) -> tuple[AlignVAR
     found = recognise(model, network="AlignVAR")
     if guided and (problem := why_unguided(found)):
         raise UserError(f"--guidance: {problem}; give the flag without values.")
-    return load(model), load(tokenizer_of(found, tokenizer))
+    pair = load(model), load(tokenizer_of(found, tokenizer))
+    for path, network, kind in zip((model, tokenizer), pair, (AlignVAR, AlignVARTokenizer), strict=True):
+        if not isinstance(network, kind):
+            raise UserError(f"{path} gives {type(network).__name__} first, and no {kind.__name__}; take that one out "
+                            "by `basicsr convert --param_key`.")
+    return pair
 
 
 def pairs(folder: str, lr_folder: str | None = None) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
@@ -59,6 +64,9 @@ def pairs(folder: str, lr_folder: str | None = None) -> Iterator[tuple[str, torc
 
     LR has GT's name in ``lr_folder``, or is MATLAB's bicubic, rounded to 8 bits.
     """
+    for wanted in filter(None, (folder, lr_folder)):
+        if not Path(wanted).is_dir():
+            raise UserError(f"there is no folder {wanted}; name one of pictures.")
     for path in sorted(Path(folder).iterdir()):
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:

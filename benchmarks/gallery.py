@@ -25,7 +25,8 @@ def main() -> None:
     report = json.loads((args.report / "report.json").read_text())
     images = sorted(report["images"], key=lambda image: (image["set"], image["image"]))[:args.first]
     known = [model["name"] for model in sorted(report["models"], key=lambda m: m["kind"] != "bicubic")]
-    columns = {"GT": "GT", **dict((f"{entry}={entry}").split("=")[:2] for entry in args.models or known)}
+    asked = [entry.partition("=") for entry in args.models or known]
+    columns = {"GT": "GT", **{name: label or name for name, _, label in asked}}
     for name in columns:
         if name not in (*known, "GT"):
             parser.error(f"--models: {args.report} has no {name}, but {', '.join(known)}")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -34,6 +34,7 @@ OPTIONS = HERE.parent / "options/release"
 STAGES = ["tokenizer_x4", "alignvar_x4", "decoder_x4", "swinir_x4", "esrgan_x4"]
 DATA = "datasets/release"
 SHIPPED = {"decoder_x4": "tokenizer_x4_small.safetensors", "alignvar_x4": "alignvar_x4_small.safetensors"}
+NETWORKS = {"decoder_x4": "AlignVARTokenizer", "alignvar_x4": "AlignVAR"}
 SAVED = 143  # the exit code of a run that a SIGTERM has ended, all saved
 GRACE = 120  # seconds to finish a step, save, and end
 
@@ -60,7 +61,7 @@ def main() -> int:
     if not Path(f"{DATA}_lq.lmdb/meta_info.txt").exists():
         if not args.photos:
             parser.error(f"there is no {DATA}_lq.lmdb here; name the photographs with --photos")
-        code = subprocess.run([sys.executable, HERE / "release_data.py", *args.photos, "-o", DATA]).returncode
+        code = piece([sys.executable, str(HERE / "release_data.py"), *args.photos, "-o", DATA])
         if code:
             return code
     for stage in waiting:
@@ -84,10 +85,12 @@ def main() -> int:
 def check_lpips(stages: dict[str, dict]) -> None:
     """Raise UserError where one of these options has a perceptual loss, and its weights are not at hand."""
     for stage, opt in stages.items():
-        for loss in (opt["train"].get("lpips_opt"), opt["train"].get("perceptual_opt")):
-            missing = loss and loss["type"].startswith("LPIPS") and lpips_weights_missing(loss.get("weights"))
-            if missing:
-                raise UserError(f"{stage} learns by LPIPS. {missing}")
+        train = opt["train"] if isinstance(opt["train"], dict) else {}  # which the training itself refuses
+        for loss in (train.get("lpips_opt"), train.get("perceptual_opt")):
+            if isinstance(loss, dict) and str(loss.get("type")).startswith("LPIPS"):
+                missing = lpips_weights_missing(loss.get("weights"))
+                if missing:
+                    raise UserError(f"{stage} learns by LPIPS. {missing}")
 
 
 def pack(folder: str) -> None:
@@ -99,7 +102,9 @@ def pack(folder: str) -> None:
     trained = {}
     for stage in SHIPPED:
         run = yaml.safe_load((OPTIONS / f"{stage}.yml").read_text())["name"]
-        trained[stage] = recognise(f"experiments/{run}/models/net_g_latest.pth")
+        trained[stage] = found = recognise(f"experiments/{run}/models/net_g_latest.pth")
+        if found.network != NETWORKS[stage]:
+            raise UserError(f"{found.path} holds {found.label}, and no {NETWORKS[stage]}; train {stage} anew.")
     if not same_codes(trained["alignvar_x4"].metadata, trained["decoder_x4"].state["quantize.embedding.weight"]):
         raise UserError("the transformer was trained on other codes than the decoder's; train both from one tokenizer.")
     for stage, name in SHIPPED.items():
@@ -112,48 +117,46 @@ def pack(folder: str) -> None:
               f"{hashlib.sha256(path.read_bytes()).hexdigest()}")
 
 
-def piece(command: list[str], seconds: float, stdout: IO | None = None) -> int:
-    """Run a training for so long, then let it save; return its exit code.
+def piece(command: list[str], seconds: float = float("inf"), stdout: IO | None = None) -> int:
+    """Run a command for so long, then let it save; return its exit code.
 
-    A signal to this process ends the training in the same way, and is raised when it has ended.
+    A signal to this process ends the command in the same way, and is raised when it has ended. The command has a
+    session of its own, so that a signal to the whole group comes to it once, from here: a second one would not let it
+    save.
     """
-    with terminable(), subprocess.Popen(command, stdout=stdout) as run:
+    with terminable():
+        run = subprocess.Popen(command, stdout=stdout, start_new_session=True)
         try:
             return run.wait(None if seconds == float("inf") else seconds)
         except subprocess.TimeoutExpired:
             code = end(run)
             return SAVED if code == -signal.SIGTERM else code  # it was still importing: nothing to save
-        except KeyboardInterrupt:  # a terminal sends it to the training as well
-            try:
-                with suppress(subprocess.TimeoutExpired):
-                    run.wait(GRACE)
-            finally:
-                end(run)
-            raise
-        except Terminated:
+        except (KeyboardInterrupt, Terminated):
             end(run)
             raise
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Have SIGTERM raise Terminated meanwhile."""
+    """Have SIGTERM, and a closed terminal's SIGHUP where it is not ignored, raise Terminated meanwhile."""
     def stop(_number, _frame):
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, stop)
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def end(run: subprocess.Popen) -> int:
-    """Let a training save and end, or kill it if that takes too long; return its exit code."""
+    """Let a command save and end, or kill it if that takes too long or another signal comes; return its exit code."""
     run.send_signal(signal.SIGTERM)
     try:
         return run.wait(GRACE)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt, Terminated):
         run.kill()
         return run.wait()
 

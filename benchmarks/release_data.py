@@ -29,8 +29,10 @@ from basicsr.utils.img_process_util import filter2D
 from basicsr.utils.matlab_functions import imresize
 from torch.utils.data import default_collate
 
+from alignvar_arch.cli.lmdb.flags import positive
 from alignvar_arch.cli.main import main as basicsr
 from alignvar_arch.data.photos import find_photos, read_photo
+from alignvar_arch.data.store.index import RECORDS
 from alignvar_arch.errors import UserError
 from alignvar_arch.models.degradation import Degradation
 from alignvar_arch.training import rng
@@ -43,13 +45,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+", help="folders of photographs")
     parser.add_argument("-o", "--output", default="datasets/release", help="start of the two stores' names")
-    parser.add_argument("--crop", type=int, default=256, help="side of a crop of GT")
-    parser.add_argument("--most", type=int, default=32, help="crops of a photograph, which gets as many as it has room")
+    parser.add_argument("--crop", type=positive, default=256, help="side of a crop of GT")
+    parser.add_argument("--most", type=positive, default=32, help="most crops of a photograph")
     args = parser.parse_args()
-    stores = {name: Path(f"{args.output}_{name}.lmdb") for name in ("gt", "lq")}
+    output = Path(args.output)
+    if not output.name or args.crop % common.SCALE:
+        parser.error("--output needs a name, and --crop must be a multiple of 4")
+    stores = {name: output.with_name(f"{output.name}_{name}.lmdb") for name in ("gt", "lq")}
     if all(store.exists() for store in stores.values()):
         raise UserError(f"--output: {stores['gt']} and {stores['lq']} are there already; delete them, or name others.")
-    work = Path(args.output).with_name(f".{Path(args.output).name}.part")
+    work = output.with_name(f".{output.name}.part")
     shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
     number = 0
     for key, gt, lq in pairs(args.photos, args.crop, args.most):
@@ -65,14 +70,16 @@ def main() -> None:
     for name, store in stores.items():
         if not store.exists():
             (work / f"{name}.lmdb").rename(store)
-        elif _listed(store) != _listed(work / f"{name}.lmdb"):
+        elif _records(store) != _records(work / f"{name}.lmdb"):  # of a call killed between the two names
             raise UserError(f"--output: {store} is there already, of other photographs; delete it, or name another.")
     shutil.rmtree(work)
     print(f"{number} pairs")
 
 
-def _listed(store: Path) -> str:
-    return (store / "meta_info.txt").read_text()
+def _records(store: Path) -> bytes | None:
+    """Return a store's list of records, hashes of their content among them; None where this is no store."""
+    path = store / RECORDS
+    return path.read_bytes() if path.is_file() else None
 
 
 def pairs(folders: list[str], side: int, most: int) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
@@ -84,7 +91,7 @@ def pairs(folders: list[str], side: int, most: int) -> Iterator[tuple[str, torch
     values = yaml.safe_load(DEGRADATION.read_text())
     number = 0
     for folder in folders:
-        photos = find_photos(folder)
+        photos = find_photos(os.path.abspath(folder))  # a folder, never one of the embedded sets, which are in boxes
         data = {**values, "gt_size": side, "scale": common.SCALE, "phase": "train", "dataroot_gt": folder,
                 "meta_info": os.devnull, "io_backend": {"type": "disk"}, "use_hflip": False, "use_rot": False}
         photographs = RealESRGANDataset(data)

@@ -39,6 +39,9 @@ def going_on(content: dict, seed: int = 0, **paths) -> dict:
     """Options that train a transformer on, which was trained on the codes of ``state(seed)``, and whose tokenizer's
     file holds ``content``."""
     opt = options("alignvar")
+    content = dict(content)
+    if "trainer.vae_local" in content:
+        content["trainer"] = {"vae_local": content.pop("trainer.vae_local")}
     torch.save(content, "tokenizer.pth")
     opt["path"].update(pretrain_network_tokenizer="tokenizer.pth", pretrain_network_g=write_transformer(seed), **paths)
     del opt["train"]["head_from_codes"]
@@ -70,6 +73,8 @@ def valid(opt: dict) -> dict:
     (["anything"], {"param_key_tokenizer": "anything"}, "anything"),
     (["anything"], {"param_key_tokenizer": None}, "anything"),
     (["anything", "params"], {"param_key_tokenizer": "anything"}, "anything"),
+    (["trainer.vae_local", "params"], {}, "trainer.vae_local"),
+    (["trainer.vae_local", "params"], {"param_key_tokenizer": "params"}, "params"),
 ])
 def test_what_is_checked_is_what_is_loaded(places, paths, taken):
     content = {place: state(number) for number, place in enumerate(places)}

@@ -1,6 +1,8 @@
 """The release's recipe: its data, its options files trained for two iterations in pieces, its ablations."""
 import functools
 import json
+import os
+import re
 import runpy
 import shutil
 import signal
@@ -83,10 +85,11 @@ def test_each_crop_has_its_kind_of_lr_in_turn(there):
 
 def test_the_same_photographs_give_the_same_data(there):
     """And so does a call that goes on where one was killed."""
+    make(there, "datasets/again")
+    shutil.rmtree(there / "datasets/again_lq.lmdb")  # the second of two names
     stale = there / "datasets/.again.part/gt/00500_of_other_photographs.png"
     stale.parent.mkdir(parents=True)
     cv2.imwrite(str(stale), np.zeros((128, 128, 3), np.uint8))
-    shutil.copytree(there / "datasets/release_gt.lmdb", there / "datasets/again_gt.lmdb")  # the first of two names
     make(there, "datasets/again")
     for name in ("gt", "lq"):
         one, other = (Store(str(there / f"datasets/{start}_{name}.lmdb")) for start in ("release", "again"))
@@ -97,14 +100,17 @@ def test_the_same_photographs_give_the_same_data(there):
     said = script("release_data.py", "photos", "-o", "datasets/again", cwd=there, code=2)
     assert "are there already" in said and len(said.splitlines()) == 1
     shutil.rmtree(there / "datasets/again_lq.lmdb")
-    said = script("release_data.py", "photos/more", "-o", "datasets/again", "--crop", "128", "--most", "1", cwd=there,
-                  code=2)
+    (there / "others/more").mkdir(parents=True)  # of the same names and sizes
+    for path in ("a cup of coffee.PNG", "more/rocket.jpg"):
+        cv2.imwrite(str(there / "others" / path), 255 - cv2.imread(str(there / "photos" / path)))
+    flags = ["-o", "datasets/again", "--crop", "128", "--most", "3"]
+    said = script("release_data.py", "others", *flags, cwd=there, code=2)
     assert "again_gt.lmdb is there already, of other photographs" in said
     assert not (there / "datasets/again_lq.lmdb").exists()
 
 
 @pytest.mark.parametrize(("photos", "crop", "words"), [
-    ("nowhere", "128", "there is no folder nowhere"), ("empty", "128", "the folder empty holds no photographs"),
+    ("nowhere", "128", "nowhere: give a folder of photographs"), ("empty", "128", "empty holds no photographs"),
     ("photos", "700", "no photograph in photos has room for a crop of 700 x 700"),
     ("broken", "128", "broken/a.png"),
 ])
@@ -113,7 +119,7 @@ def test_photographs_that_cannot_be_used_are_one_sentence(there, photos, crop, w
         (there / name).mkdir(exist_ok=True)
     (there / "broken/a.png").write_bytes(b"no image")
     said = script("release_data.py", photos, "-o", "datasets/none", "--crop", crop, cwd=there, code=2)
-    assert words in said and len(said.splitlines()) == 1 and not list((there / "datasets").glob("none*"))
+    assert words in said and len(said.splitlines()) == 1 and not list((there / "datasets").glob("*none*_*"))
 
 
 def test_the_stages_are_trained_in_pieces_until_all_is_done(there):
@@ -141,25 +147,36 @@ def test_a_stage_that_is_cut_off_while_it_starts_goes_on(there):
     shutil.rmtree(there / "experiments/release_swinir_x4", ignore_errors=True)
     flags = ["--stages", "swinir_x4", "--force_yml", *SHORT]
     assert "swinir_x4 is saved; call again" in script("release.py", "--minutes", "0.01", *flags, cwd=there)
+    assert script("release.py", *flags, cwd=there).strip().endswith("all is done.")
 
 
-def test_a_signal_to_the_script_lets_the_training_save(there):
+def wait_for(script: subprocess.Popen, run: Path, word: str) -> None:
+    deadline = time.monotonic() + 120
+    while not any(word in log.read_text() for log in run.glob("train_*.log")):
+        assert script.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_scripts_group_lets_the_training_save(there, number):
     run = there / "experiments/release_swinir_x4"
     shutil.rmtree(run, ignore_errors=True)
     command = [sys.executable, ROOT / "benchmarks/release.py", "--stages", "swinir_x4", "--force_yml", *SHORT,
                "train:total_iter=100000", "logger:print_freq=1"]
-    with subprocess.Popen(command, cwd=there, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as script:
+    with subprocess.Popen(command, cwd=there, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          start_new_session=True) as script:
         try:
-            deadline = time.monotonic() + 120
-            while not any("eta:" in log.read_text() for log in run.glob("train_*.log")):
-                assert script.poll() is None and time.monotonic() < deadline
-                time.sleep(0.1)
-            script.send_signal(signal.SIGTERM)
+            wait_for(script, run, "eta:")
+            os.killpg(script.pid, number)
             _, said = script.communicate(timeout=60)
         finally:
-            script.kill()
-    assert script.returncode == 143 and said.rstrip().endswith("terminated.")
-    assert list((run / "training_states").glob("*.state"))  # by then, and no training writes on
+            script.terminate()
+    words = {signal.SIGTERM: (143, "terminated."), signal.SIGINT: (130, "interrupted.")}[number]
+    assert (script.returncode, said.splitlines()[-1]) == words
+    text = "".join(log.read_text() for log in run.glob("train_*.log"))
+    logged = max(int(found.replace(",", "")) for found in re.findall(r"iter: +([\d,]+), lr", text))
+    last = max(int(path.stem) for path in (run / "training_states").glob("*.state"))
+    assert last >= logged  # nothing of it is lost
     shutil.rmtree(run)
 
 

@@ -54,7 +54,7 @@ def stored_network(found: Found) -> dict:
     try:
         network = json.loads(found.metadata["network"])
         network["type"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{found.path} has metadata that describe no network; fetch it again.") from error
     return network
 
